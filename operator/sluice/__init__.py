@@ -1,0 +1,1 @@
+"""Sluice: WebAssembly workflows on Kubernetes, started as fast as memory allows."""

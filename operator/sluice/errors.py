@@ -1,0 +1,49 @@
+"""Errors that reach a user: a reason for machines, a message for people.
+
+SluiceError
+├── WorkflowInvalid      the author's: permanent until the object changes
+│   └── ContentInvalid   … or until one of its ConfigMaps does
+├── SourceUnavailable    the cluster's: retried with capped backoff
+└── EngineRefused        ours: retried with capped backoff
+
+A mistake of a programmer is an assertion, not one of these.
+"""
+
+from collections.abc import Mapping
+
+from sluice.reasons import Reason
+
+
+class SluiceError(Exception):
+    """``reason`` is the word in the condition; ``message`` says what, where and what to do."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class WorkflowInvalid(SluiceError):  # noqa: N818: named for what it says, as its siblings are
+    """Nothing but a change of the object helps."""
+
+
+class ContentInvalid(WorkflowInvalid):
+    """A ConfigMap is missing or holds the wrong bytes.
+
+    ``seen`` maps each ConfigMap that was read to the version that was wrong (None: absent), so
+    that it is read again only after it has changed.
+    """
+
+    def __init__(
+        self, reason: Reason, message: str, seen: Mapping[str, str | None] | None = None
+    ) -> None:
+        super().__init__(reason, message)
+        self.seen = dict(seen or {})
+
+
+class SourceUnavailable(SluiceError):  # noqa: N818
+    """The cluster did not answer, or would not: tried again."""
+
+
+class EngineRefused(SluiceError):  # noqa: N818
+    """This process could not do its part: tried again."""

@@ -1,0 +1,63 @@
+"""Every metric, born at 0, with labels of fixed sets: no tenant's name is ever a label."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from sluice.outcome import OutcomeKind
+
+_FAST = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300)
+_MIB = 1 << 20
+
+
+class Metrics:
+    """One registry and what is in it; documented in docs/metrics.md."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self.workflows = Gauge(
+            "sluice_workflows", "Workflows by state.", ["state"], registry=registry
+        )
+        self.starts_waiting = Gauge(
+            "sluice_starts_waiting", "Workflows that wait for a permit.", registry=registry
+        )
+        self.starts_in_flight = Gauge(
+            "sluice_starts_in_flight", "Starts that hold a permit.", registry=registry
+        )
+        self.batches = Counter("sluice_batches", "Batches released.", registry=registry)
+        self.cache_lookups = Counter(
+            "sluice_cache_lookups", "Lookups of compiled modules.", ["result"], registry=registry
+        )
+        self.compiles = Counter(
+            "sluice_compiles", "Compile children by result.", ["result"], registry=registry
+        )
+        self.compile_seconds = Histogram(
+            "sluice_compile_seconds", "Wall time of a compile.", buckets=_FAST, registry=registry
+        )
+        self.compile_peak_bytes = Histogram(
+            "sluice_compile_peak_bytes",
+            "Peak memory of a compile child.",
+            buckets=[n * _MIB for n in (64, 128, 192, 256, 384, 512, 1024, 2048)],
+            registry=registry,
+        )
+        self.executions = Counter(
+            "sluice_executions", "Executions by outcome.", ["outcome"], registry=registry
+        )
+        self.execution_seconds = Histogram(
+            "sluice_execution_seconds", "Wall time of executions.", buckets=_FAST,
+            registry=registry,
+        )  # fmt: skip
+        self.api_writes = Counter(
+            "sluice_api_writes", "Writes to the API server.", ["kind"], registry=registry
+        )
+        self._bear()
+
+    def _bear(self) -> None:
+        for state in ("ready", "starting", "failed", "suspended"):
+            self.workflows.labels(state)
+        for result in ("hit", "miss"):
+            self.cache_lookups.labels(result)
+        for result in ("compiled", "refused", "failed"):
+            self.compiles.labels(result)
+        for kind in OutcomeKind:
+            self.executions.labels(kind)
+        for kind in ("status", "event"):
+            self.api_writes.labels(kind)

@@ -1,0 +1,60 @@
+"""Every reason that reaches a condition or an event, in one place.
+
+Each is a heading of docs/troubleshooting.md; a test compares the two.
+"""
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """CamelCase words as the Kubernetes API conventions ask of ``condition.reason``."""
+
+    # On the way, or there.
+    SERVING = "Serving"
+    STARTING = "Starting"
+    WAITING_FOR_TURN = "WaitingForTurn"
+    ADMITTED = "Admitted"
+    VERIFIED = "Verified"
+    CACHED = "Cached"
+    SUSPENDED = "Suspended"
+    PREVIOUS_REVISION = "PreviousRevision"
+    NOT_STARTED = "NotStarted"
+
+    # The object is wrong: permanent until it changes.
+    INVALID_SPEC = "InvalidSpec"
+    INVALID_SCHEDULE = "InvalidSchedule"
+    CONFIG_TOO_LARGE = "ConfigTooLarge"
+    MODULE_TOO_LARGE = "ModuleTooLarge"
+
+    # The ConfigMaps are wrong: looked at again until they or the object change.
+    CONFIG_MAP_NOT_FOUND = "ConfigMapNotFound"
+    KEY_NOT_FOUND = "KeyNotFound"
+    PART_INVALID = "PartInvalid"
+    STREAM_CORRUPT = "StreamCorrupt"
+    STREAM_TRUNCATED = "StreamTruncated"
+    TRAILING_DATA = "TrailingData"
+    SIZE_EXCEEDED = "SizeExceeded"
+    SIZE_MISMATCH = "SizeMismatch"
+    DIGEST_MISMATCH = "DigestMismatch"
+    CONFIG_MAP_CHANGED = "ConfigMapChanged"
+
+    # The module is wrong: the digest pins it, so only another module helps.
+    NOT_WASM = "NotWasm"
+    COMPONENT_UNSUPPORTED = "ComponentUnsupported"
+    MODULE_INVALID = "ModuleInvalid"
+    UNKNOWN_IMPORT = "UnknownImport"
+    MISSING_EXPORT = "MissingExport"
+    ABI_UNSUPPORTED = "AbiUnsupported"
+    COMPILE_OUT_OF_MEMORY = "CompileOutOfMemory"
+    COMPILE_TIMED_OUT = "CompileTimedOut"
+
+    # The cluster or the operator: retried with backoff.
+    SOURCE_UNAVAILABLE = "SourceUnavailable"
+    SOURCE_FORBIDDEN = "SourceForbidden"
+    COMPILE_FAILED = "CompileFailed"
+    ENGINE_REFUSED = "EngineRefused"
+
+    # Only in events: what became of a run that was asked for.
+    RUN_REFUSED = "RunRefused"
+    RUN_FAILED = "RunFailed"
+    RUN_RECOVERED = "RunRecovered"

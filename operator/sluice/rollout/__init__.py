@@ -1,0 +1,1 @@
+"""When an engine may start. Knows memory and permits, not engines."""

@@ -1,0 +1,103 @@
+"""Every bound of the operator, its unit, its default and what it is for: once.
+
+The command line makes a flag and an environment variable of each field (``--starts-max``,
+``SLUICE_STARTS_MAX``), and docs/limits.md is held against this table by a test.
+"""
+
+import os
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+MIB = 1 << 20
+
+
+def _setting(default: Any, unit: str, purpose: str) -> Any:
+    metadata = {"unit": unit, "purpose": purpose}
+    if callable(default):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def _data_dir() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "sluice" / "data"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    data_dir: Path = _setting(
+        _data_dir, "path", "compiled modules and binaries being assembled; disk-backed, not tmpfs"
+    )
+    starts_max: int = _setting(12, "workflows", "starts under way at once")
+    compiles_max: int = _setting(1, "processes", "compile children at once")
+    compile_memory_bytes_max: int = _setting(
+        512 * MIB, "bytes", "address space of one compile child"
+    )
+    compile_cpu_s_max: int = _setting(120, "CPU seconds", "CPU time of one compile child")
+    compile_wall_s_max: int = _setting(300, "seconds", "wall time of one compile child")
+    part_reads_max: int = _setting(1, "parts", "ConfigMaps held in memory at once")
+    binary_bytes_max: int = _setting(100 * MIB, "bytes", "a raw module")
+    encoded_bytes_max: int = _setting(20 * MIB, "bytes", "a module as its ConfigMaps hold it")
+    config_bytes_max: int = _setting(50 * 1024, "bytes", "a workflow's config")
+    event_bytes_max: int = _setting(128 * 1024, "bytes", "the data of one trigger event")
+    cache_bytes_max: int = _setting(
+        2048 * MIB, "bytes", "compiled modules on disk; the least recently used go first"
+    )
+    workers: int = _setting(
+        lambda: os.cpu_count() or 1, "threads", "executions that run at the same time"
+    )
+    running_max: int = _setting(5, "executions", "of one workflow at once")
+    queue_max: int = _setting(50, "executions", "waiting for one workflow")
+    source_retry_s_max: float = _setting(
+        15.0, "seconds", "longest pause before a missing or wrong ConfigMap is looked at again"
+    )
+    retry_s_max: float = _setting(60.0, "seconds", "longest pause after a transient failure")
+    source_check_s: float = _setting(
+        60.0, "seconds", "pause between looks at the ConfigMaps of workflows that serve"
+    )
+    source_checks_per_s_max: float = _setting(
+        10.0, "requests per second", "of those looks, over all workflows"
+    )
+    status_interval_s: float = _setting(5.0, "seconds", "between status writes of one workflow")
+    drain_s: float = _setting(25.0, "seconds", "given to running executions at SIGTERM")
+    resync_s: float = _setting(
+        300.0, "seconds", "between full lists that find deletions no watch told of"
+    )
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.data_dir / "modules"
+
+    @property
+    def work_dir(self) -> Path:
+        return self.data_dir / "assembling"
+
+
+@dataclass(frozen=True, slots=True)
+class SettingRow:
+    """One line of the table of bounds."""
+
+    name: str
+    default: Any
+    unit: str
+    purpose: str
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "SLUICE_" + self.name.upper()
+
+
+def table() -> list[SettingRow]:
+    """Return every setting in order, with this machine's default."""
+    defaults = Settings()
+    return [
+        SettingRow(
+            f.name, getattr(defaults, f.name), f.metadata["unit"], f.metadata["purpose"]
+        )
+        for f in fields(Settings)
+    ]

@@ -1,0 +1,1 @@
+"""The only room that imports wasmtime. Everything here blocks; nothing here awaits."""

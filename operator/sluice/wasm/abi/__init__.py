@@ -1,0 +1,52 @@
+"""What a guest may call: which interface a module speaks, and the host's side of each."""
+
+from collections.abc import Sequence
+
+from sluice.errors import WorkflowInvalid
+from sluice.reasons import Reason
+
+WASI_MODULE = "wasi_snapshot_preview1"
+# A CRE guest is known by this import; see its interface's version markers.
+_CRE_MARKERS = ("send_response", "call_capability")
+_NEEDED_EXPORTS = {
+    "_start": "build it as a program with a main function, not as a library or reactor",
+    "memory": "export its linear memory under the name memory",
+}
+
+
+# The functions of WASI preview 1 (wasi-libc's wasi/api.h); wasmtime has all of them.
+_WASI_FUNCTIONS = frozenset(
+    """args_get args_sizes_get environ_get environ_sizes_get clock_res_get clock_time_get
+    fd_advise fd_allocate fd_close fd_datasync fd_fdstat_get fd_fdstat_set_flags
+    fd_fdstat_set_rights fd_filestat_get fd_filestat_set_size fd_filestat_set_times fd_pread
+    fd_prestat_get fd_prestat_dir_name fd_pwrite fd_read fd_readdir fd_renumber fd_seek fd_sync
+    fd_tell fd_write path_create_directory path_filestat_get path_filestat_set_times path_link
+    path_open path_readlink path_remove_directory path_rename path_symlink path_unlink_file
+    poll_oneoff proc_exit proc_raise sched_yield random_get sock_accept sock_recv sock_send
+    sock_shutdown""".split()
+)
+
+
+def detect(imports: Sequence[tuple[str, str]], exports: Sequence[str]) -> str:
+    """Return the name of the interface that a module of these imports and exports speaks.
+
+    Raises:
+        WorkflowInvalid: AbiUnsupported, UnknownImport or MissingExport.
+
+    """
+    if any(module == "env" and name in _CRE_MARKERS for module, name in imports):
+        raise WorkflowInvalid(
+            Reason.ABI_UNSUPPORTED,
+            "is a CRE workflow (it imports from env); this version runs WASI programs",
+        )
+    for module, name in imports:
+        if module != WASI_MODULE or name not in _WASI_FUNCTIONS:
+            raise WorkflowInvalid(
+                Reason.UNKNOWN_IMPORT,
+                f"imports {module}.{name}, which this host does not have; build it for "
+                f"wasm32-wasip1, so that it imports from {WASI_MODULE} alone",
+            )
+    for needed, hint in _NEEDED_EXPORTS.items():
+        if needed not in exports:
+            raise WorkflowInvalid(Reason.MISSING_EXPORT, f"does not export {needed}; {hint}")
+    return "wasi"

@@ -1,0 +1,208 @@
+"""The compile child: inflate (bounded) -> verify size and digest -> compile -> write.
+
+``python -I -m sluice.wasm.compiler`` reads one request as JSON from stdin and answers with one
+JSON object on stdout. It runs in a fresh process because a compiler's memory never comes back
+from the allocator, and because what it reads is untrusted: it bounds and locks itself in first.
+
+Copies, and how each was removed: the raw wasm lies in an unlinked file and is mapped (a read
+costs it once, ``Module(engine, bytes)`` once more); the compiled code is written from where the
+compiler put it (``Module.serialize`` copies it once into the library's heap and once more into
+Python's; the image is the same bytes, which ``write_image`` checks).
+"""
+
+import ctypes
+import hashlib
+import json
+import mmap
+import os
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from typing import Any, BinaryIO, TextIO
+
+import wasmtime
+from wasmtime import _ffi as ffi
+
+from sluice.errors import ContentInvalid, SluiceError, WorkflowInvalid
+from sluice.reasons import Reason
+from sluice.wasm import abi, config, sandbox
+from sluice.wasm.inflate import inflate
+
+_MAGIC_CORE, _MAGIC_COMPONENT = b"\0asm\1\0\0\0", b"\0asm\r\0\1\0"
+_COMPILED_BYTES_MAX = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the operator asks of its child. ``output`` empty: verify, do not compile."""
+
+    parent: int
+    input: str
+    output: str
+    encoding: str
+    digest: str
+    size: int
+    address_space_bytes: int
+    cpu_s: int
+
+
+def main() -> None:
+    """Answer the one request."""
+    request = Request(**json.load(sys.stdin))
+    sandbox.limit(request.address_space_bytes, request.cpu_s, _COMPILED_BYTES_MAX)
+    sandbox.die_with_parent(request.parent)
+    try:
+        answer = _serve(request)
+    except SluiceError as e:
+        answer = {
+            "reason": e.reason,
+            "message": e.message,
+            "content": isinstance(e, ContentInvalid),
+        }
+    except MemoryError:
+        answer = {"reason": Reason.COMPILE_OUT_OF_MEMORY}
+    sys.stdout.write(json.dumps(answer))
+
+
+def _serve(request: Request) -> dict[str, Any]:
+    # Everything is open before the lock; nothing can be opened after it.
+    directory = os.path.dirname(request.input)  # noqa: PTH120: no pathlib in a child of 40 ms
+    with (
+        open(request.input, "rb", buffering=0) as source,  # noqa: PTH123
+        open("/proc/self/status", encoding="ascii") as status,  # noqa: PTH123
+        tempfile.TemporaryFile(dir=directory) as raw,
+        open(request.output or os.devnull, "wb", buffering=0) as output,  # noqa: PTH123
+    ):
+        sandbox.close_others({f.fileno() for f in (source, status, raw, output)})
+        held = sandbox.lock()
+        _inflate(request, source, raw)
+        answer = asdict(_compile(raw, request.size, output)) if request.output else {}
+        return answer | {"peak_bytes": _peak_bytes(status), "sandbox": held}
+
+
+def _inflate(request: Request, source: BinaryIO, raw: BinaryIO) -> None:
+    digest, size = hashlib.sha256(), 0
+    for piece in inflate(source, request.encoding):
+        size += len(piece)
+        if size > request.size:
+            raise ContentInvalid(
+                Reason.SIZE_EXCEEDED,
+                f"inflate to more than the {request.size:,} bytes that spec.module.size says; "
+                "pack and apply the module again",
+            )
+        digest.update(piece)
+        raw.write(piece)
+    raw.flush()
+    _verify(request, size, digest.hexdigest())
+
+
+def _verify(request: Request, size: int, digest: str) -> None:
+    if size < request.size:
+        raise ContentInvalid(
+            Reason.SIZE_MISMATCH,
+            f"inflate to {size:,} bytes but spec.module.size says {request.size:,}; "
+            "pack and apply the module again",
+        )
+    if digest != request.digest:
+        raise ContentInvalid(
+            Reason.DIGEST_MISMATCH,
+            f"inflate to sha256:{digest} but spec.module.digest is sha256:{request.digest}; "
+            "pack and apply the module again, or correct the order of spec.module.configMaps",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compiled:
+    """What the child says of the code it wrote."""
+
+    abi: str
+    imports: list[str]
+    exports: list[str]
+    seconds: float
+    compiled_sha256: str
+    compiled_bytes: int
+
+
+def _compile(raw: BinaryIO, size: int, output: BinaryIO) -> Compiled:
+    started = time.monotonic()
+    # A private mapping: ctypes wants a writable buffer, and no page is written, so none is copied.
+    with mmap.mmap(raw.fileno(), size, access=mmap.ACCESS_COPY) as wasm:
+        _check_magic(wasm[:8])
+        module = _module(config.engine(), wasm, size)
+    imports = [(i.module, i.name or "") for i in module.imports]
+    exports = [e.name for e in module.exports]
+    guest_abi = abi.detect(imports, exports)
+    sha256, length = write_image(module, output)
+    return Compiled(
+        abi=guest_abi,
+        imports=sorted({f"{m}.{n}" for m, n in imports}),
+        exports=sorted(exports),
+        seconds=round(time.monotonic() - started, 3),
+        compiled_sha256=sha256,
+        compiled_bytes=length,
+    )
+
+
+def _check_magic(head: bytes) -> None:
+    if head == _MAGIC_COMPONENT:
+        raise WorkflowInvalid(
+            Reason.COMPONENT_UNSUPPORTED,
+            "is a WebAssembly component; build it as a core module for wasm32-wasip1",
+        )
+    if head != _MAGIC_CORE:
+        raise WorkflowInvalid(
+            Reason.NOT_WASM, f"is not WebAssembly: it begins with {head.hex(' ')}, not 00 61 73 6d"
+        )
+
+
+def _module(engine: wasmtime.Engine, wasm: mmap.mmap, size: int) -> wasmtime.Module:
+    buffer = (ctypes.c_uint8 * size).from_buffer(wasm)
+    pointer = ctypes.POINTER(ffi.wasmtime_module_t)()
+    try:
+        error = ffi.wasmtime_module_new(engine.ptr(), buffer, size, ctypes.byref(pointer))
+        if error:
+            message = str(wasmtime.WasmtimeError._from_ptr(error))  # noqa: SLF001
+            raise _compile_error(message)
+    finally:
+        del buffer  # or the mapping could not be closed
+    return wasmtime.Module._from_ptr(pointer)  # noqa: SLF001
+
+
+def _compile_error(message: str) -> SluiceError:
+    if "os error 12" in message or "annot allocate memory" in message:
+        return WorkflowInvalid(Reason.COMPILE_OUT_OF_MEMORY, "")
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return WorkflowInvalid(Reason.MODULE_INVALID, "is refused by the compiler: " + "; ".join(lines))
+
+
+def write_image(module: wasmtime.Module, output: BinaryIO) -> tuple[str, int]:
+    """Write the compiled code from the compiler's own memory; return its sha256 and length.
+
+    It is what ``Module.serialize`` returns (an ELF image), without its two copies.
+    """
+    begin, end = ctypes.c_void_p(), ctypes.c_void_p()
+    ffi.wasmtime_module_image_range(module.ptr(), ctypes.byref(begin), ctypes.byref(end))
+    length = (end.value or 0) - (begin.value or 0)
+    image = memoryview((ctypes.c_uint8 * length).from_address(begin.value or 0)).cast("B")
+    if image[:4] != b"\x7fELF":
+        raise RuntimeError("the compiled image is not where this version of wasmtime kept it")
+    view = image
+    while view:
+        view = view[output.write(view) :]
+    os.fsync(output.fileno())
+    return hashlib.sha256(image).hexdigest(), length
+
+
+def _peak_bytes(status: TextIO) -> int:
+    # VmHWM, not ru_maxrss: the latter still counts the parent that this process was forked from.
+    status.seek(0)
+    for line in status:
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    main()

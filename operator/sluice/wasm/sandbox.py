@@ -1,0 +1,87 @@
+"""What an unprivileged process can still do to itself before it touches untrusted bytes.
+
+Limits, no new privileges, death with its parent, and Landlock (Linux 5.13 and later): once
+``lock`` has returned, no file can be opened and no socket connected or bound; only the file
+descriptors that are open by then remain. Each step that a kernel lacks is left out, and
+``lock`` says what it reached, so that a log can tell.
+"""
+
+import ctypes
+import os
+import resource
+import signal
+import struct
+
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS, _PR_SET_DUMPABLE = 1, 38, 4
+# System call numbers from asm-generic/unistd.h, shared by x86-64, arm64 and every later port.
+_CREATE_RULESET, _RESTRICT_SELF = 444, 446
+_QUERY_VERSION = 1
+# Rights by the version of the interface that brought them (linux/landlock.h).
+_FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+_NETWORK_RIGHTS, _SCOPES = 0b11, 0b11
+
+
+def limit(address_space_bytes: int, cpu_s: int, file_bytes: int) -> None:
+    """Bound this process; a violation is a clean abort, or SIGXCPU, or EFBIG."""
+    for kind, value in (
+        (resource.RLIMIT_AS, address_space_bytes),
+        (resource.RLIMIT_FSIZE, file_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 64),
+    ):
+        _, hard = resource.getrlimit(kind)
+        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(kind, (bound, bound))
+    # The hard limit one second later: SIGXCPU first, which names the reason, then SIGKILL.
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the operator is: a compile must not outlive the one that bounds it."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def close_others(keep: set[int]) -> None:
+    """Close every descriptor but the standard three and ``keep``."""
+    begin = 3
+    for fd in sorted(keep):
+        os.closerange(begin, fd)
+        begin = max(begin, fd + 1)
+    os.closerange(begin, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def lock() -> list[str]:
+    """Give up privileges, files and sockets for good; return the names of what took hold."""
+    held = []
+    if _prctl(_PR_SET_NO_NEW_PRIVS, 1) == 0:
+        held.append("no_new_privs")
+    _prctl(_PR_SET_DUMPABLE, 0)
+    if (version := _landlock()) > 0:
+        held.append(f"landlock-{version}")
+    return held
+
+
+def _landlock() -> int:
+    libc = ctypes.CDLL(None, use_errno=True)
+    version = int(libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), _QUERY_VERSION))
+    if version < 1:
+        return 0
+    files = (1 << _FILE_RIGHTS.get(version, 16)) - 1
+    network = _NETWORK_RIGHTS if version >= 4 else 0
+    scopes = _SCOPES if version >= 6 else 0
+    attributes = struct.pack("QQQ", files, network, scopes)
+    size = 8 if version < 4 else 16 if version < 6 else 24
+    ruleset = libc.syscall(_CREATE_RULESET, attributes, ctypes.c_size_t(size), 0)
+    if ruleset < 0:
+        return 0
+    # Not one rule is added: what is handled and not allowed is refused.
+    try:
+        return version if libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0 else 0
+    finally:
+        os.close(ruleset)
+
+
+def _prctl(option: int, value: int) -> int:
+    return int(ctypes.CDLL(None).prctl(option, value, 0, 0, 0))
