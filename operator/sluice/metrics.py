@@ -1,5 +1,7 @@
 """Every metric, born at 0, with labels of fixed sets: no tenant's name is ever a label."""
 
+from collections.abc import Callable
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sluice.outcome import OutcomeKind
@@ -49,6 +51,11 @@ class Metrics:
             "sluice_api_writes", "Writes to the API server.", ["kind"], registry=registry
         )
         self._bear()
+
+    def watch_rollout(self, waiting: Callable[[], float], in_flight: Callable[[], float]) -> None:
+        """Read the line's length and the permits in use whenever somebody asks for them."""
+        self.starts_waiting.set_function(waiting)
+        self.starts_in_flight.set_function(in_flight)
 
     def _bear(self) -> None:
         for state in ("ready", "starting", "failed", "suspended"):

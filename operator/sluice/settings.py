@@ -49,6 +49,8 @@ class Settings:
     )
     running_max: int = _setting(5, "executions", "of one workflow at once")
     queue_max: int = _setting(50, "executions", "waiting for one workflow")
+    runs_kept_max: int = _setting(5, "executions", "of one workflow that its status shows")
+    result_bytes_max: int = _setting(1024, "bytes", "of a result that the status shows")
     source_retry_s_max: float = _setting(
         15.0, "seconds", "longest pause before a missing or wrong ConfigMap is looked at again"
     )
@@ -59,7 +61,13 @@ class Settings:
     source_checks_per_s_max: float = _setting(
         10.0, "requests per second", "of those looks, over all workflows"
     )
-    status_interval_s: float = _setting(5.0, "seconds", "between status writes of one workflow")
+    status_interval_s: float = _setting(
+        5.0, "seconds", "between status writes that only tell of executions, of one workflow"
+    )
+    status_patience_s: float = _setting(
+        1.0, "seconds", "that a start may take before the status says so"
+    )
+    api_writes_max: int = _setting(4, "requests", "writes to the API server at once")
     drain_s: float = _setting(25.0, "seconds", "given to running executions at SIGTERM")
     resync_s: float = _setting(
         300.0, "seconds", "between full lists that find deletions no watch told of"

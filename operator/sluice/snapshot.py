@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Protocol
 
 from sluice.outcome import Outcome
 from sluice.reasons import Reason
@@ -10,9 +11,9 @@ from sluice.workflow import WorkflowKey
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """One condition without its type and times; ``ok`` None is Unknown."""
+    """One condition without its type and times."""
 
-    ok: bool | None
+    ok: bool
     reason: Reason
     message: str
 
@@ -25,7 +26,6 @@ class Serving:
     generation: int
     abi: str
     size_bytes: int
-    since: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +40,41 @@ class Run:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """``runs`` are the last few, the newest first."""
+    """``runs`` are the last few, the newest first, their results cut to ``result_bytes_max``."""
 
     key: WorkflowKey
     uid: str
     generation: int
-    digest: str
+    digest: str | None  # None where the object could not be parsed
     ready: Verdict
     admitted: Verdict
     source: Verdict
     serving: Serving | None
     runs: tuple[Run, ...]
     handled_run_at: str | None
-    busy: bool
 
     @property
     def settled(self) -> bool:
         """Whether nothing is under way that would change the answer: Ready, suspended, failed."""
         return self.ready.reason not in {Reason.STARTING, Reason.WAITING_FOR_TURN}
+
+    @property
+    def state(self) -> str:
+        """The label of the ``sluice_workflows`` metric."""
+        if self.ready.ok:
+            return "ready"
+        if self.ready.reason is Reason.SUSPENDED:
+            return "suspended"
+        return "failed" if self.settled else "starting"
+
+
+class Reporter(Protocol):
+    """Who is told; every method records and returns at once."""
+
+    def changed(self, snapshot: Snapshot) -> None: ...
+
+    def gone(self, key: WorkflowKey) -> None: ...
+
+    def event(self, snapshot: Snapshot, note: Verdict) -> None:
+        """Tell of something that no condition shows."""
+        ...

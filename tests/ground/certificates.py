@@ -89,7 +89,8 @@ def _pem(certificate: x509.Certificate) -> bytes:
 def _private_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(
         serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
+        # "EC PRIVATE KEY": the API server reads the public half of no other form.
+        serialization.PrivateFormat.TraditionalOpenSSL,
         serialization.NoEncryption(),
     )
 

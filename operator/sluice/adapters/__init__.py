@@ -1,0 +1,1 @@
+"""Doors to the world; none knows another."""

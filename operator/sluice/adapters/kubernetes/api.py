@@ -1,0 +1,172 @@
+"""The client library's connection, with one way to ask and one way to fail.
+
+The generated methods are left aside: they copy every answer into models, and most of ours are
+payloads, metadata alone (a header they do not know), or server-side apply.
+"""
+
+import asyncio
+import http
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import stamina
+from kubernetes.aio import client, config
+
+from sluice.errors import SourceUnavailable
+from sluice.reasons import Reason
+
+_JSON = "application/json"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+_TIMEOUT_S = 30.0
+# What may pass by itself: too many requests, and a server that is on its way up or down.
+_PASSING = frozenset({0, 429, 500, 502, 503, 504})
+
+
+class ApiError(Exception):
+    """The API server said no, or nothing (status 0)."""
+
+    def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.retry_after_s = status, message, retry_after_s
+
+    def unavailable(self, what: str) -> SourceUnavailable:
+        """Return this as what it means for one who needed the answer."""
+        if self.status in {http.HTTPStatus.UNAUTHORIZED, http.HTTPStatus.FORBIDDEN}:
+            return SourceUnavailable(Reason.SOURCE_FORBIDDEN, f"{what}: {self.message}")
+        said = f"answered {self.status}: " if self.status else "cannot be reached: "
+        return SourceUnavailable(
+            Reason.SOURCE_UNAVAILABLE, f"{what}: the API server {said}{self.message}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What kopf needs to connect as we do."""
+
+    server: str
+    insecure: bool
+    ca_path: str | None
+    ca_data: str | bytes | None
+    certificate_path: str | None
+    private_key_path: str | None
+    authorization: str | None
+
+
+class Api:
+    """One connection pool; ``aclose`` it."""
+
+    def __init__(self, configuration: client.Configuration) -> None:
+        self._client = client.ApiClient(configuration)
+
+    @classmethod
+    async def connect(cls) -> "Api":
+        """Return a connection by KUBECONFIG, else by the pod's service account, else ~/.kube.
+
+        Raises:
+            SourceUnavailable: there is no configuration, or it cannot be used.
+
+        """
+        configuration = client.Configuration()
+        configuration.connection_pool_maxsize = 16
+        try:
+            if "KUBECONFIG" not in os.environ and "KUBERNETES_SERVICE_HOST" in os.environ:
+                config.load_incluster_config(client_configuration=configuration)
+            else:
+                await config.load_kube_config(client_configuration=configuration)
+        except (config.ConfigException, OSError, ValueError) as e:
+            raise SourceUnavailable(
+                Reason.SOURCE_UNAVAILABLE,
+                f"no cluster is configured: {e}; set KUBECONFIG, or run inside a pod",
+            ) from None
+        return cls(configuration)
+
+    async def account(self) -> Account:
+        """Return the credentials as they are now: a token in a pod is renewed by the kubelet."""
+        c = self._client.configuration
+        auth = (await c.auth_settings()).get("BearerToken")
+        return Account(
+            c.host,
+            not c.verify_ssl,
+            c.ssl_ca_cert,
+            c.ca_cert_data,
+            c.cert_file,
+            c.key_file,
+            auth["value"] if auth else None,
+        )
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        body: dict[str, Any] | None = None,
+        content_type: str = _JSON,
+        accept: str = _JSON,
+        attempts: int = 4,
+    ) -> Any:
+        """Return the decoded answer; raises ApiError, after what may pass was tried again."""
+        async for attempt in stamina.retry_context(on=_pause, attempts=attempts, timeout=60):
+            with attempt:
+                return await self._once(method, path, query, body, content_type, accept)
+        raise AssertionError("the last attempt raises")
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        query: dict[str, str] | None,
+        body: dict[str, Any] | None,
+        content_type: str,
+        accept: str,
+    ) -> Any:
+        headers = {"Accept": accept, "Content-Type": content_type}
+        try:
+            request = await self._client.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params=headers,
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = await self._client.call_api(*request, _request_timeout=_TIMEOUT_S)
+            async with answer.response:
+                return _judged(answer.response, await answer.read())
+        except (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError, OSError) as e:
+            raise ApiError(0, str(e) or type(e).__name__) from None
+
+    async def aclose(self) -> None:
+        await self._client.close()
+
+
+def current_namespace() -> str:
+    """Return the namespace that kubectl would take."""
+    try:
+        _, active = config.list_kube_config_contexts()
+    except config.ConfigException:
+        return "default"
+    return str(active["context"].get("namespace") or "default")
+
+
+def _judged(response: aiohttp.ClientResponse, data: bytes) -> Any:
+    if response.status < http.HTTPStatus.BAD_REQUEST:
+        return json.loads(data) if data else None
+    try:
+        message = json.loads(data)["message"]
+    except (ValueError, KeyError, TypeError):
+        message = data[:200].decode(errors="replace") or str(response.reason)
+    after = response.headers.get("Retry-After", "")
+    raise ApiError(response.status, message, float(after) if after.isdigit() else None)
+
+
+def _pause(error: Exception) -> bool | float:
+    if not isinstance(error, ApiError) or error.status not in _PASSING:
+        return False
+    return error.retry_after_s or True

@@ -1,0 +1,178 @@
+"""Writes statuses and events: only what differs, what matters first, few at a time.
+
+Level-triggered as everything: only the latest snapshot of a workflow is kept, and what it says is
+held against what the object says already. So a start that was quick is one write and one event,
+and a restart that ends where the last process was writes nothing.
+"""
+
+import asyncio
+import http
+import logging
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sluice import status
+from sluice.adapters.kubernetes.api import APPLY, Api, ApiError
+from sluice.adapters.kubernetes.events import Events
+from sluice.metrics import Metrics
+from sluice.settings import Settings
+from sluice.snapshot import Snapshot, Verdict
+from sluice.status import Note, Status
+from sluice.workflow import API_VERSION, GROUP, KIND, PLURAL, VERSION, WorkflowKey
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(eq=False, slots=True)
+class _Report:
+    """What an object says, as far as is known, and what it should say."""
+
+    told: Status
+    snapshot: Snapshot | None = None
+    timer: asyncio.TimerHandle | None = None
+    writing: bool = False
+    written_at: float = -1e9
+    failures: int = 0
+    notes: list[Note] = field(default_factory=list)
+
+
+class StatusReporter:
+    """A ``snapshot.Reporter`` of one operator; ``close`` writes what is still due."""
+
+    def __init__(self, api: Api, settings: Settings, metrics: Metrics) -> None:
+        self._api, self._settings, self._metrics = api, settings, metrics
+        self._events = Events(api, metrics)
+        self._reports: dict[WorkflowKey, _Report] = {}
+        self._slots = asyncio.Semaphore(settings.api_writes_max)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def observed(self, key: WorkflowKey, told: Status) -> None:
+        """Take the status of an object at its first sight; later ones are our own."""
+        self._reports.setdefault(key, _Report(told))
+
+    def changed(self, snapshot: Snapshot) -> None:
+        report = self._reports.setdefault(snapshot.key, _Report({}))
+        if report.snapshot and report.snapshot.uid != snapshot.uid:
+            report.told = {}
+        report.snapshot = snapshot
+        self._schedule(report)
+
+    def event(self, snapshot: Snapshot, note: Verdict) -> None:
+        told = Note(not note.ok, note.reason, "Run", note.message)
+        self._spawn(self._post(snapshot, [told]))
+
+    def gone(self, key: WorkflowKey) -> None:
+        report = self._reports.pop(key, None)
+        if report and report.timer:
+            report.timer.cancel()
+
+    async def close(self) -> None:
+        """Write what is due, each once, within the time that one request may take."""
+        for report in list(self._reports.values()):
+            if report.timer:
+                report.timer.cancel()
+                self._begin(report)
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _schedule(self, report: _Report) -> None:
+        if report.timer:
+            report.timer.cancel()
+            report.timer = None
+        if report.writing:
+            return  # it looks again when it is done
+        due_s = self._due_s(report)
+        if due_s is not None:
+            loop = asyncio.get_running_loop()
+            report.timer = loop.call_later(due_s, self._begin, report)
+
+    def _due_s(self, report: _Report) -> float | None:
+        """Return how long the write may wait, or None where there is nothing to write."""
+        snapshot, told = report.snapshot, report.told
+        assert snapshot is not None
+        wanted = status.render(snapshot, told, datetime.now(UTC))
+        if wanted == told:
+            return None
+        since_s = asyncio.get_running_loop().time() - report.written_at
+        pause_s = min(2.0**report.failures, self._settings.retry_s_max) if report.failures else 0.0
+        if status.without_runs(wanted) == status.without_runs(told):
+            return max(pause_s, self._settings.status_interval_s - since_s)
+        return pause_s if snapshot.settled else max(pause_s, self._settings.status_patience_s)
+
+    def _begin(self, report: _Report) -> None:
+        report.timer = None
+        report.writing = True
+        self._spawn(self._write(report))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _write(self, report: _Report) -> None:
+        try:
+            async with self._slots:
+                snapshot = report.snapshot
+                assert snapshot is not None
+                await self._apply(report, snapshot)
+        finally:
+            report.writing = False
+        if self._reports.get(snapshot.key) is report:
+            self._schedule(report)
+
+    async def _apply(self, report: _Report, snapshot: Snapshot) -> None:
+        wanted = status.render(snapshot, report.told, datetime.now(UTC))
+        if wanted == report.told:
+            return
+        self._metrics.api_writes.labels("status").inc()
+        report.written_at = asyncio.get_running_loop().time()
+        try:
+            await self._api.ask(
+                "PATCH",
+                f"/apis/{GROUP}/{VERSION}/namespaces/{snapshot.key.namespace}/{PLURAL}"
+                f"/{snapshot.key.name}/status",
+                query={"fieldManager": "sluice", "force": "true"},
+                body=_applied(snapshot, wanted),
+                content_type=APPLY,
+            )
+        except ApiError as e:
+            self._not_written(report, snapshot, e)
+            return
+        notes, report.told, report.failures = status.notes(report.told, wanted), wanted, 0
+        for note in notes:
+            await self._events.post(snapshot, note)
+
+    async def _post(self, snapshot: Snapshot, notes: list[Note]) -> None:
+        async with self._slots:
+            for note in notes:
+                await self._events.post(snapshot, note)
+
+    def _not_written(self, report: _Report, snapshot: Snapshot, error: ApiError) -> None:
+        gone = {http.HTTPStatus.NOT_FOUND, http.HTTPStatus.CONFLICT}
+        if error.status in gone:
+            # Deleted, or made anew under this name: the watch will tell; not ours to write on.
+            report.snapshot, report.told = snapshot, status.render(
+                snapshot, report.told, datetime.now(UTC)
+            )
+            return
+        report.failures += 1
+        log.warning(
+            "status was not written, tried again: %s",
+            error.message,
+            extra={"namespace": snapshot.key.namespace, "workflow": snapshot.key.name},
+        )
+
+
+def _applied(snapshot: Snapshot, wanted: Status) -> dict[str, Any]:
+    # The uid makes it an error to write on another object of the same name.
+    return {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {
+            "name": snapshot.key.name,
+            "namespace": snapshot.key.namespace,
+            "uid": snapshot.uid,
+        },
+        "status": wanted,
+    }

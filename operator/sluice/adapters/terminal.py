@@ -1,0 +1,150 @@
+"""A fleet on a terminal: progress on stderr while it works, results on stdout at the end.
+
+The log's lines tell of each step; where stderr is a terminal, a live table stands below them.
+"""
+
+import asyncio
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from sluice.snapshot import Run, Snapshot, Verdict
+from sluice.status import duration_text
+from sluice.workflow import WorkflowKey
+
+_ROWS_MAX = 20
+_RESULT_CHARS_MAX = 60
+
+
+class Terminal:
+    """A ``snapshot.Reporter`` that shows where all stand, and knows when all are settled."""
+
+    def __init__(self, output: str) -> None:
+        self._output = output
+        self._console = Console(stderr=True)
+        self._snapshots: dict[WorkflowKey, Snapshot] = {}
+        self._unsettled: set[WorkflowKey] = set()
+        self._moved = asyncio.Event()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._table,
+                console=self._console,
+                refresh_per_second=8,
+                transient=True,
+                redirect_stderr=True,
+                redirect_stdout=False,
+            )
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def changed(self, snapshot: Snapshot) -> None:
+        self._snapshots[snapshot.key] = snapshot
+        if snapshot.settled:
+            self._unsettled.discard(snapshot.key)
+        else:
+            self._unsettled.add(snapshot.key)
+        self._moved.set()
+
+    def gone(self, key: WorkflowKey) -> None:
+        self._snapshots.pop(key, None)
+        self._unsettled.discard(key)
+        self._moved.set()
+
+    def event(self, snapshot: Snapshot, note: Verdict) -> None:
+        """The log has told of it already."""
+
+    async def all_settled(self) -> None:
+        """Return once every workflow is ready, suspended or failed."""
+        while self._unsettled:
+            self._moved.clear()
+            await self._moved.wait()
+
+    def results(self, snapshots: Sequence[Snapshot], runs: Mapping[WorkflowKey, Run]) -> None:
+        """Print each workflow and what its run gave: a table, or JSON for programs."""
+        if self._live:
+            self._live.stop()
+        if self._output == "json":
+            told = [_as_json(s, runs.get(s.key)) for s in snapshots]
+            sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+            return
+        Console(soft_wrap=not sys.stdout.isatty()).print(_results_table(snapshots, runs))
+
+    def _table(self) -> Table:
+        table = Table(box=None, pad_edge=False)
+        for column in ("NAMESPACE/NAME", "READY", "REASON", "MESSAGE"):
+            table.add_column(column, no_wrap=True, overflow="ellipsis")
+        # What moves or is wrong is what one looks for.
+        shown = sorted(self._snapshots.values(), key=lambda s: (s.ready.ok, s.key))
+        for s in shown[:_ROWS_MAX]:
+            table.add_row(str(s.key), str(s.ready.ok), s.ready.reason, Text(s.ready.message))
+        if len(shown) > _ROWS_MAX:
+            ready = sum(s.ready.ok for s in shown)
+            table.add_row(f"… {len(shown)} in all, {ready} ready")
+        return table
+
+
+def _results_table(snapshots: Sequence[Snapshot], runs: Mapping[WorkflowKey, Run]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("NAMESPACE", "NAME", "READY", "REASON", "OUTCOME", "TOOK", "RESULT"):
+        table.add_column(column, no_wrap=column != "RESULT")
+    for s in snapshots:
+        run = runs.get(s.key)
+        outcome, took, result = ("", "", s.ready.message) if run is None else _told(run)
+        if run is None and s.ready.ok:
+            result = ""
+        table.add_row(
+            s.key.namespace, s.key.name, str(s.ready.ok), s.ready.reason, outcome, took,
+            Text(result),
+        )  # fmt: skip
+    return table
+
+
+def _told(run: Run) -> tuple[str, str, str]:
+    outcome = run.outcome
+    text = " ".join(outcome.result.decode(errors="replace").split())
+    if not outcome.ok:
+        text = outcome.message
+    short = text if len(text) <= _RESULT_CHARS_MAX else text[: _RESULT_CHARS_MAX - 1] + "…"
+    return str(outcome.kind), duration_text(outcome.duration_s), short
+
+
+def _as_json(snapshot: Snapshot, run: Run | None) -> dict[str, Any]:
+    return {
+        "namespace": snapshot.key.namespace,
+        "name": snapshot.key.name,
+        "ready": snapshot.ready.ok,
+        "reason": str(snapshot.ready.reason),
+        "message": snapshot.ready.message,
+        "digest": f"sha256:{snapshot.digest}" if snapshot.digest else None,
+        "executions": [] if run is None else [_run_as_json(run)],
+    }
+
+
+def _run_as_json(run: Run) -> dict[str, Any]:
+    outcome = run.outcome
+    return {
+        "id": run.id,
+        "trigger": run.trigger,
+        "outcome": str(outcome.kind),
+        "message": outcome.message,
+        "exitCode": outcome.exit_code,
+        "duration": round(outcome.duration_s, 6),
+        "result": outcome.result.decode(errors="replace"),
+        "log": outcome.log.decode(errors="replace"),
+    }

@@ -1,0 +1,200 @@
+"""What is made of what: the operator on a cluster, and the same fleet on a folder."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sluice.adapters import http
+from sluice.errors import WorkflowInvalid
+from sluice.fleet import Fleet
+from sluice.metrics import Metrics
+from sluice.outcome import OutcomeKind
+from sluice.reasons import Reason
+from sluice.rollout.batches import Rollout
+from sluice.rollout.memory import trim
+from sluice.settings import Settings
+from sluice.snapshot import Reporter
+from sluice.supply import Source, Supply
+from sluice.wasm.runtime import Runtime
+from sluice.workflow import WorkflowKey
+
+if TYPE_CHECKING:
+    from sluice.adapters.directory import Directory
+    from sluice.adapters.terminal import Terminal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operator:
+    """Options of ``sluice operator`` that are no bounds."""
+
+    namespaces: Collection[str]
+    http_address: str
+    http_port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Options of ``sluice run`` that are no bounds."""
+
+    paths: Sequence[Path]
+    namespace: str
+    once: bool
+    output: str
+
+
+@asynccontextmanager
+async def fleet(
+    source: Source, reporter: Reporter, settings: Settings, metrics: Metrics
+) -> AsyncIterator[Fleet]:
+    """Open a fleet; at the end of the block it is drained and all that it held is closed."""
+    runtime = await asyncio.to_thread(Runtime, settings)
+    rollout = Rollout(settings.starts_max, trim)
+    metrics.watch_rollout(
+        lambda: rollout.statistics().waiting, lambda: rollout.statistics().in_flight
+    )
+    supply = Supply(source, runtime, settings, metrics)
+    alive = Fleet(supply, runtime, rollout, settings, metrics, reporter)
+    try:
+        yield alive
+    finally:
+        if not await alive.close():
+            log.warning("executions were cut off: they ran longer than drain_s allows")
+        runtime.close()
+
+
+async def operate(options: Operator, settings: Settings) -> None:
+    """Run the operator until SIGTERM or SIGINT; raises SluiceError where it cannot begin."""
+    from sluice.adapters.kubernetes.api import Api
+    from sluice.adapters.kubernetes.reporter import StatusReporter
+    from sluice.adapters.kubernetes.source import ConfigMaps
+    from sluice.adapters.kubernetes.watch import Watch
+
+    metrics, stop = Metrics(), asyncio.Event()
+    on_signal(stop.set)
+    async with contextlib.AsyncExitStack() as open_:
+        api = await Api.connect()
+        open_.push_async_callback(api.aclose)
+        reporter = StatusReporter(api, settings, metrics)
+        open_.push_async_callback(reporter.close)
+        alive = await open_.enter_async_context(fleet(ConfigMaps(api), reporter, settings, metrics))
+        watch = Watch(api, alive, reporter, settings, options.namespaces)
+        probes = http.serving(
+            options.http_address, options.http_port, metrics.registry, watch.synced.is_set
+        )
+        port = await open_.enter_async_context(probes)
+        log.info("probes and metrics are answered on port %d", port)
+        await watch.run(stop)
+        log.info("stopping: what runs may end within %g s", settings.drain_s)
+
+
+async def run(options: Run, settings: Settings) -> bool:
+    """Run the workflows of manifests on disk; return whether all is well.
+
+    With ``once``: until each is ready or failed and has run its manual trigger; the results go
+    to stdout. Without: until SIGTERM or SIGINT, and changed files are seen.
+    """
+    from sluice.adapters.directory import Directory
+    from sluice.adapters.terminal import Terminal
+
+    stop = asyncio.Event()
+    on_signal(stop.set)
+    directory = Directory(options.paths, options.namespace)
+    desires = directory.scan(settings)
+    with Terminal(options.output) as terminal:
+        async with fleet(directory, terminal, settings, Metrics()) as alive:
+            for desire in desires:
+                alive.want(desire)
+            if options.once:
+                return await _once(alive, terminal, stop)
+            await _follow(directory, alive, settings, stop)
+            return True
+
+
+async def _once(alive: Fleet, terminal: "Terminal", stop: asyncio.Event) -> bool:
+    if not await _before(terminal.all_settled(), stop):
+        raise KeyboardInterrupt
+    waits = {
+        snapshot.key: finished
+        for snapshot in alive.snapshots()
+        if (finished := alive.run_manually(snapshot.key)) is not None
+    }
+    if waits and not await _before(asyncio.wait(waits.values()), stop):
+        raise KeyboardInterrupt
+    runs = {key: finished.result() for key, finished in waits.items()}
+    snapshots = alive.snapshots()
+    terminal.results(snapshots, runs)
+    suspended = Reason.SUSPENDED
+    ready = all(s.ready.ok or s.ready.reason is suspended for s in snapshots)
+    return ready and all(run.outcome.ok for run in runs.values())
+
+
+async def _before(work: Coroutine[Any, Any, Any], stop: asyncio.Event) -> bool:
+    """Await ``work`` unless ``stop`` comes first; return whether it was done."""
+    tasks = [asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    return not tasks[0].cancelled()
+
+
+async def _follow(
+    directory: "Directory", alive: Fleet, settings: Settings, stop: asyncio.Event
+) -> None:
+    from watchfiles import awatch
+
+    async for _ in awatch(*directory.paths, stop_event=stop):
+        try:
+            desires = directory.scan(settings)
+        except WorkflowInvalid as e:
+            log.warning("the files are left as they were: %s", e.message)
+            continue
+        for key in alive.keys().keys() - {desire.key for desire in desires}:
+            alive.forget(key)
+        for desire in desires:
+            alive.want(desire)
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """What is to be printed of a run that was waited for."""
+
+    ok: bool
+    text: str
+
+
+async def trigger(
+    name: str, namespace: str | None, data: str | None, wait_s: float | None
+) -> Ended | None:
+    """Ask the cluster for one run, and wait for its end if told to; raises SluiceError."""
+    from sluice.adapters.kubernetes import trigger as runs
+    from sluice.adapters.kubernetes.api import Api, current_namespace
+
+    key = WorkflowKey(namespace or current_namespace(), name)
+    async with contextlib.aclosing(await Api.connect()) as api:
+        token = await runs.request(api, key, data)
+        if wait_s is None:
+            return None
+        try:
+            run = await asyncio.wait_for(runs.wait(api, key, token), wait_s)
+        except TimeoutError:
+            return Ended(False, f"not over after {wait_s:g} s; kubectl describe slw {name}")
+    if run is None:
+        return Ended(False, f"refused; kubectl get events tells why, or kubectl describe slw {name}")
+    ok = run["outcome"] == OutcomeKind.COMPLETED
+    return Ended(ok, run.get("result", "") if ok else f"{run['outcome']}: {run.get('message', '')}")
+
+
+def on_signal(act: Callable[[], None]) -> None:
+    """Call ``act`` at SIGTERM and SIGINT, from the event loop."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, act)
