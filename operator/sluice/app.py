@@ -22,13 +22,15 @@ from sluice.settings import Settings
 from sluice.snapshot import Reporter
 from sluice.supply import Source, Supply
 from sluice.wasm.runtime import Runtime
-from sluice.workflow import WorkflowKey
+from sluice.workflow import API_VERSION, KIND, WorkflowKey
 
 if TYPE_CHECKING:
     from sluice.adapters.directory import Directory
     from sluice.adapters.terminal import Terminal
 
 log = logging.getLogger(__name__)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOOK_MS = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,17 +107,36 @@ async def run(options: Run, settings: Settings) -> bool:
     from sluice.adapters.terminal import Terminal
 
     stop = asyncio.Event()
-    on_signal(stop.set)
+    on_signal(lambda: _begin_to_stop(stop, settings))
     directory = Directory(options.paths, options.namespace)
     desires = directory.scan(settings)
+    if not desires:
+        _tell_nothing(options)
     with Terminal(options.output) as terminal:
         async with fleet(directory, terminal, settings, Metrics()) as alive:
+            terminal.expect(desire.key for desire in desires)
             for desire in desires:
                 alive.want(desire)
             if options.once:
                 return await _once(alive, terminal, stop)
             await _follow(directory, alive, settings, stop)
             return True
+
+
+def _begin_to_stop(stop: asyncio.Event, settings: Settings) -> None:
+    stop.set()
+    log.info("stopping: what runs may end within %g s; a second signal ends it", settings.drain_s)
+    for number in _SIGNALS:
+        asyncio.get_running_loop().remove_signal_handler(number)
+
+
+def _tell_nothing(options: Run) -> None:
+    """Raise where nothing can come any more, and say it where it can."""
+    where = ", ".join(map(str, options.paths))
+    message = f"{where}: there is no {KIND} of {API_VERSION} in it"
+    if options.once:
+        raise WorkflowInvalid(Reason.INVALID_SPEC, message)
+    log.warning("%s yet", message)
 
 
 async def _once(alive: Fleet, terminal: "Terminal", stop: asyncio.Event) -> bool:
@@ -151,16 +172,30 @@ async def _follow(
 ) -> None:
     from watchfiles import awatch
 
-    async for _ in awatch(*directory.paths, stop_event=stop):
+    # What the kernel tells is acted on at once; what it does not tell (another machine's change, a
+    # link's target, a folder made anew) is found by looking.
+    changes = awatch(
+        *directory.folders(), stop_event=stop, watch_filter=None, recursive=False,
+        yield_on_timeout=True, rust_timeout=_LOOK_MS,
+    )  # fmt: skip
+    async for _ in changes:
         try:
-            desires = directory.scan(settings)
-        except WorkflowInvalid as e:
-            log.warning("the files are left as they were: %s", e.message)
-            continue
-        for key in alive.keys().keys() - {desire.key for desire in desires}:
-            alive.forget(key)
-        for desire in desires:
-            alive.want(desire)
+            if directory.changed():
+                _rescan(directory, alive, settings)
+        except OSError as e:
+            log.warning("%s cannot be read: %s", e.filename, e.strerror)
+
+
+def _rescan(directory: "Directory", alive: Fleet, settings: Settings) -> None:
+    try:
+        desires = directory.scan(settings)
+    except WorkflowInvalid as e:
+        log.warning("what runs is left as it was: %s", e.message)
+        return
+    for key in alive.keys().keys() - {desire.key for desire in desires}:
+        alive.forget(key)
+    for desire in desires:
+        alive.want(desire)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +223,9 @@ async def trigger(
         except TimeoutError:
             return Ended(False, f"not over after {wait_s:g} s; kubectl describe slw {name}")
     if run is None:
-        return Ended(False, f"refused; kubectl get events tells why, or kubectl describe slw {name}")
+        return Ended(
+            False, f"refused; kubectl get events tells why, or kubectl describe slw {name}"
+        )
     ok = run["outcome"] == OutcomeKind.COMPLETED
     return Ended(ok, run.get("result", "") if ok else f"{run['outcome']}: {run.get('message', '')}")
 
@@ -196,5 +233,5 @@ async def trigger(
 def on_signal(act: Callable[[], None]) -> None:
     """Call ``act`` at SIGTERM and SIGINT, from the event loop."""
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in _SIGNALS:
         loop.add_signal_handler(number, act)

@@ -262,7 +262,11 @@ def operator(namespaces: tuple[str, ...], log_format: str, log_level: str, **val
 
 @cli.command(no_args_is_help=True)
 @click.argument(
-    "paths", nargs=-1, required=True, metavar="DIR|FILE…", type=click.Path(exists=True, path_type=Path)
+    "paths",
+    nargs=-1,
+    required=True,
+    metavar="DIR|FILE…",
+    type=click.Path(exists=True, path_type=Path),
 )
 @click.option("-n", "--namespace", default="default", show_default=True,
               help="For manifests that name none.")  # fmt: skip

@@ -23,7 +23,7 @@ class SluiceError(Exception):
         self.message = message
 
 
-class WorkflowInvalid(SluiceError):  # noqa: N818: named for what it says, as its siblings are
+class WorkflowInvalid(SluiceError):  # noqa: N818 - named for what it says, as its siblings are
     """Nothing but a change of the object helps."""
 
 
@@ -46,4 +46,4 @@ class SourceUnavailable(SluiceError):  # noqa: N818
 
 
 class EngineRefused(SluiceError):  # noqa: N818
-    """This process could not do its part: tried again."""
+    """The process could not do its part: tried again."""

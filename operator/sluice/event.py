@@ -24,7 +24,10 @@ class Event:
     time: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def encode(self, source: str) -> bytes:
-        """Return the JSON that a guest reads from stdin; ``source`` names the workflow."""
+        """Return the JSON that a guest reads from stdin; ``source`` names the workflow.
+
+        Raises ValueError or TypeError where the data is more than JSON knows (NaN, a date).
+        """
         return json.dumps(
             {
                 "specversion": "1.0",
@@ -35,5 +38,6 @@ class Event:
                 "data": self.data,
             },
             ensure_ascii=False,
+            allow_nan=False,
             separators=(",", ":"),
-        ).encode()
+        ).encode(errors="backslashreplace")  # half a surrogate pair: the escape it came as

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from sluice.errors import EngineRefused, SluiceError
 from sluice.event import Event
@@ -119,22 +120,23 @@ class Executions:
         self._free -= 1
         line.running += 1
         started = datetime.now(UTC)
-        execution = Execution(event=event.encode(f"/{key.namespace}/{key.name}"))
         future = asyncio.get_running_loop().run_in_executor(
-            self._pool, _run, line.engine, execution
+            self._pool, _run, line.engine, event, f"/{key.namespace}/{key.name}"
         )
         self._running.add(future)
+        future.add_done_callback(partial(self._over, key, line))
+        future.add_done_callback(
+            lambda future: self._finish(key, event, finished, _outcome(future), started)
+        )
 
-        def over(future: asyncio.Future[Outcome]) -> None:
-            self._running.discard(future)
-            self._free += 1
-            line.running -= 1
-            self._finish(key, event, finished, future.result(), started)
-            if self._lines.get(key) is line:
-                self._take_turn(key, line)
-            self._pump()
-
-        future.add_done_callback(over)
+    def _over(self, key: WorkflowKey, line: _Line, future: asyncio.Future[Outcome]) -> None:
+        # Before anybody is told: what fails there must not cost a worker.
+        self._running.discard(future)
+        self._free += 1
+        line.running -= 1
+        if self._lines.get(key) is line:
+            self._take_turn(key, line)
+        self._pump()
 
     def _finish(
         self, key: WorkflowKey, event: Event, finished: asyncio.Future[Run],
@@ -142,19 +144,33 @@ class Executions:
     ) -> None:  # fmt: skip
         run = Run(event.id, event.trigger, started or datetime.now(UTC), outcome)
         self._metrics.executions.labels(outcome.kind).inc()
-        self._metrics.execution_seconds.observe(outcome.duration_s)
+        if started:
+            self._metrics.execution_seconds.observe(outcome.duration_s)
         log.info(
             "execution %s: %s %s", event.id, outcome.kind, outcome.message,
             extra={"namespace": key.namespace, "workflow": key.name, "execution": event.id},
         )  # fmt: skip
         if not finished.done():
             finished.set_result(run)
-        self._done(key, run)
+        try:
+            self._done(key, run)
+        except Exception:
+            log.exception("the end of an execution was not taken note of")
 
 
-def _run(engine: Engine, execution: Execution) -> Outcome:
+def _outcome(future: asyncio.Future[Outcome]) -> Outcome:
+    if future.cancelled():  # `close` came between its submission and its thread
+        return Outcome(OutcomeKind.CANCELLED, "not started")
+    return future.result()
+
+
+def _run(engine: Engine, event: Event, source: str) -> Outcome:
     try:
-        return engine.run(execution)
+        encoded = event.encode(source)
+    except (TypeError, ValueError) as e:
+        return Outcome(OutcomeKind.REFUSED, f"the data of the event is not JSON: {e}")
+    try:
+        return engine.run(Execution(event=encoded))
     except SluiceError as e:
         return Outcome(OutcomeKind.REFUSED, e.message)
     except Exception:

@@ -14,12 +14,12 @@ from sluice.errors import ContentInvalid, EngineRefused, SluiceError, WorkflowIn
 from sluice.event import Event, new_id
 from sluice.executions import Executions
 from sluice.metrics import Metrics
-from sluice.reasons import Reason
+from sluice.reasons import ABOUT_THE_MODULE, Reason
 from sluice.rollout.batches import Rollout
 from sluice.settings import MIB, Settings
 from sluice.snapshot import Reporter, Run, Serving, Snapshot, Verdict
 from sluice.supply import Supplied, Supply
-from sluice.upkeep import Upkeep
+from sluice.upkeep import VERIFIED, Upkeep
 from sluice.wasm.engine import Engine
 from sluice.wasm.runtime import Runtime
 from sluice.workflow import Workflow, WorkflowKey
@@ -187,10 +187,12 @@ class Fleet:
                 failures = 0
                 await self._keep(life)
             except ContentInvalid as e:
-                self._failed(life, e)
                 life.source = Verdict(False, e.reason, e.message)
+                self._failed(life, e)
                 await self._upkeep.until_changed(life.key.namespace, e.seen)
             except WorkflowInvalid as e:
+                if e.reason in ABOUT_THE_MODULE:
+                    life.source = VERIFIED
                 self._failed(life, e)
                 return
             except SluiceError as e:
@@ -229,7 +231,9 @@ class Fleet:
 
     def _starting(self, life: _Life, admitted: Verdict, ready: Verdict) -> None:
         # A start for a changed config alone: what serves is what the object asks for, all along.
-        if not (life.ready.ok and life.alive and life.alive.facts.generation == life.desire.generation):
+        if not (
+            life.ready.ok and life.alive and life.alive.facts.generation == life.desire.generation
+        ):
             life.admitted, life.ready = admitted, ready
             self._changed(life)
 
@@ -240,7 +244,7 @@ class Fleet:
         if before:
             before.armed.close()
         life.admitted, life.ready = _ADMITTED, Verdict(True, Reason.SERVING, _praise(alive))
-        life.source = Verdict(True, Reason.VERIFIED, "the ConfigMaps hold spec.module.digest")
+        life.source = VERIFIED
         log.info("%s", life.ready.message, extra=_names(life.key))
 
     async def _keep(self, life: _Life) -> None:

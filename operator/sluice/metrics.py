@@ -66,5 +66,5 @@ class Metrics:
             self.compiles.labels(result)
         for kind in OutcomeKind:
             self.executions.labels(kind)
-        for kind in ("status", "event"):
-            self.api_writes.labels(kind)
+        for written in ("status", "event"):
+            self.api_writes.labels(written)

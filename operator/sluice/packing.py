@@ -3,6 +3,7 @@
 import base64
 import gzip
 import hashlib
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -20,18 +21,11 @@ from sluice.wasm.compilation import Source
 from sluice.wasm.runtime import Runtime
 from sluice.workflow import API_VERSION, GROUP, KIND, Encoding, Workflow
 
-# A plain `kubectl apply` repeats the object, base64 and all, in an annotation of at most 262,144
-# bytes: 190,000 raw ones are 253,336 of base64, and leave room for the rest of the object.
-PART_BYTES = 190_000
-# The API server refuses objects over 1.5 MiB and ConfigMaps over 1 MiB (of raw bytes).
-PART_BYTES_MAX = 1 << 20
+_BITE_BYTES = 256 * 1024
+# What YAML's versions disagree about: to kubectl a bare 1e3 is a number and y may be a truth.
+_READ_IN_TWO_WAYS = re.compile(r"[-+.]?[0-9][-+.:_0-9a-fA-FxXoO]*|[yYnN]")
 
-_COMPRESS: dict[str, Callable[[bytes], bytes]] = {
-    "brotli": lambda raw: brotli.compress(raw, quality=11),
-    "zstd": zstandard.ZstdCompressor(level=19).compress,
-    "gzip": lambda raw: gzip.compress(raw, 9, mtime=0),  # the time would make it another file
-    "none": lambda raw: raw,
-}
+Told = Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +36,7 @@ class Order:
     name: str
     namespace: str | None = None
     encoding: Encoding = "brotli"
-    part_bytes: int = PART_BYTES
+    part_bytes: int
     spec: dict[str, Any] = field(default_factory=dict)
 
 
@@ -58,45 +52,129 @@ class Packed:
     def yaml(self) -> Iterator[str]:
         """Yield the stream document by document; the same input gives the same bytes."""
         for document in self.documents:
-            text = yaml.dump(document, Dumper=yaml.CSafeDumper, sort_keys=False, width=1 << 30)
+            text = yaml.dump(document, Dumper=_Dumper, sort_keys=False, width=1 << 30)
             yield f"---\n{text}"
 
 
-def pack(order: Order, settings: Settings) -> Packed:
+class _Dumper(yaml.CSafeDumper):
+    """YAML 1.1 and 1.2 alike read the same out of it."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    style = "'" if _READ_IN_TWO_WAYS.fullmatch(text) else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)
+
+
+def pack(order: Order, settings: Settings, told: Told = lambda _: None) -> Packed:
     """Return the documents, after the very checks that the operator will make.
+
+    ``told`` hears of each raw byte that is compressed: brotli takes two seconds for a megabyte.
 
     Raises:
         WorkflowInvalid: the module or an option would be refused by the operator.
 
     """
+    if not order.wasm:
+        raise WorkflowInvalid(Reason.NOT_WASM, "is empty")
     digest = hashlib.sha256(order.wasm).hexdigest()
-    parts: list[dict[str, Any]] = []
     workflow = _workflow(order, digest, [{"name": "placeholder"}])
     Workflow.parse(workflow, settings)  # the cheap mistakes first
-    encoded = _COMPRESS[order.encoding](order.wasm)
+    with tempfile.TemporaryDirectory(prefix="sluice-pack-") as directory:
+        desk = _Desk(order, digest, replace(settings, data_dir=Path(directory) / "data"))
+        try:
+            record = desk.compiled()  # … then the module's, and only then the long work
+            encoded = b"".join(_encoded(order, told))
+            _check_size(encoded, settings)
+            desk.verify(encoded)
+        finally:
+            desk.close()
+    return Packed(_documents(order, digest, encoded), record, digest, len(encoded))
+
+
+class _Desk:
+    """A runtime for one module; a child of it does not outlive an interrupt."""
+
+    def __init__(self, order: Order, digest: str, settings: Settings) -> None:
+        self._order, self._digest = order, digest
+        self._runtime = Runtime(settings)
+
+    def compiled(self) -> dict[str, Any]:
+        job = self._runtime.compilation(self._source(self._order.wasm, "none"))
+        try:
+            return job.run().entry.record
+        finally:
+            job.cancel()
+
+    def verify(self, encoded: bytes) -> None:
+        job = self._runtime.verification(self._source(encoded, self._order.encoding))
+        try:
+            job.run()
+        finally:
+            job.cancel()
+
+    def close(self) -> None:
+        self._runtime.close()
+
+    def _source(self, data: bytes, encoding: Encoding) -> Source:
+        path = self._runtime.settings.work_dir / "module.part"
+        path.write_bytes(data)
+        return Source(path, encoding, self._digest, len(self._order.wasm), self._order.name)
+
+
+def _encoded(order: Order, told: Told) -> Iterator[bytes]:
+    """Compress in bites: whoever waits is told, and an interrupt does not wait for the end."""
+    feed, end = _compressor(order.encoding, len(order.wasm))
+    for begin in range(0, len(order.wasm), _BITE_BYTES):
+        bite = order.wasm[begin : begin + _BITE_BYTES]
+        yield feed(bite)
+        told(len(bite))
+    yield end()
+
+
+def _compressor(
+    encoding: Encoding, size: int
+) -> tuple[Callable[[bytes], bytes], Callable[[], bytes]]:
+    # The best that each can do: a module is packed once, and lies in etcd from then on.
+    if encoding == "brotli":
+        best = brotli.Compressor(quality=11)
+        return best.process, best.finish
+    if encoding == "zstd":
+        strong = zstandard.ZstdCompressor(level=19).compressobj(size=size)
+        return strong.compress, strong.flush
+    if encoding == "gzip":
+        whole = bytearray()
+        # The time would make it another file each time.
+        return _gathered(whole), lambda: gzip.compress(bytes(whole), 9, mtime=0)
+    return bytes, bytes
+
+
+def _gathered(whole: bytearray) -> Callable[[bytes], bytes]:
+    def feed(bite: bytes) -> bytes:
+        whole.extend(bite)
+        return b""
+
+    return feed
+
+
+def _check_size(encoded: bytes, settings: Settings) -> None:
     if len(encoded) > settings.encoded_bytes_max:
         raise WorkflowInvalid(
             Reason.MODULE_TOO_LARGE,
             f"the module has {len(encoded):,} bytes compressed, but an operator takes at most "
             f"{settings.encoded_bytes_max:,} (encoded_bytes_max)",
         )
-    record = _compiled(order, digest, encoded, settings)
-    for begin in range(0, len(encoded), order.part_bytes):
-        parts.append(_config_map(order, len(parts), encoded[begin : begin + order.part_bytes]))
+
+
+def _documents(order: Order, digest: str, encoded: bytes) -> list[dict[str, Any]]:
+    parts = [
+        _config_map(order, index, encoded[begin : begin + order.part_bytes])
+        for index, begin in enumerate(range(0, len(encoded), order.part_bytes))
+    ]
     refs = [{"name": part["metadata"]["name"], "key": "part"} for part in parts]
-    return Packed([*parts, _workflow(order, digest, refs)], record, digest, len(encoded))
-
-
-def _compiled(order: Order, digest: str, encoded: bytes, settings: Settings) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="sluice-pack-") as directory:
-        runtime = Runtime(replace(settings, data_dir=Path(directory) / "data"))
-        try:
-            path = runtime.settings.work_dir / "module.part"
-            path.write_bytes(encoded)
-            source = Source(path, order.encoding, digest, len(order.wasm), order.name)
-            return runtime.compilation(source).run().entry.record
-        finally:
-            runtime.close()
+    return [*parts, _workflow(order, digest, refs)]
 
 
 def _config_map(order: Order, index: int, part: bytes) -> dict[str, Any]:

@@ -15,7 +15,6 @@ class Reason(StrEnum):
     WAITING_FOR_TURN = "WaitingForTurn"
     ADMITTED = "Admitted"
     VERIFIED = "Verified"
-    CACHED = "Cached"
     SUSPENDED = "Suspended"
     PREVIOUS_REVISION = "PreviousRevision"
     NOT_STARTED = "NotStarted"
@@ -58,3 +57,18 @@ class Reason(StrEnum):
     RUN_REFUSED = "RunRefused"
     RUN_FAILED = "RunFailed"
     RUN_RECOVERED = "RunRecovered"
+
+
+# The verdicts that are reached only after the parts were found to hold the digest.
+ABOUT_THE_MODULE = frozenset(
+    {
+        Reason.NOT_WASM,
+        Reason.COMPONENT_UNSUPPORTED,
+        Reason.MODULE_INVALID,
+        Reason.UNKNOWN_IMPORT,
+        Reason.MISSING_EXPORT,
+        Reason.ABI_UNSUPPORTED,
+        Reason.COMPILE_OUT_OF_MEMORY,
+        Reason.COMPILE_TIMED_OUT,
+    }
+)

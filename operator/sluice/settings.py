@@ -19,6 +19,11 @@ def _setting(default: Any, unit: str, purpose: str) -> Any:
     return field(default=default, metadata=metadata)
 
 
+def _workers() -> int:
+    # Each may hold a guest's whole limits.memory, so a node with many cores is no reason for many.
+    return min(len(os.sched_getaffinity(0)), 4)
+
+
 def _data_dir() -> Path:
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(base) / "sluice" / "data"
@@ -26,7 +31,7 @@ def _data_dir() -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    data_dir: Path = _setting(
+    data_dir: Path = _setting(  # noqa: RUF009 - it returns a field
         _data_dir, "path", "compiled modules and binaries being assembled; disk-backed, not tmpfs"
     )
     starts_max: int = _setting(12, "workflows", "starts under way at once")
@@ -44,9 +49,7 @@ class Settings:
     cache_bytes_max: int = _setting(
         2048 * MIB, "bytes", "compiled modules on disk; the least recently used go first"
     )
-    workers: int = _setting(
-        lambda: os.cpu_count() or 1, "threads", "executions that run at the same time"
-    )
+    workers: int = _setting(_workers, "threads", "executions that run at the same time")
     running_max: int = _setting(5, "executions", "of one workflow at once")
     queue_max: int = _setting(50, "executions", "waiting for one workflow")
     runs_kept_max: int = _setting(5, "executions", "of one workflow that its status shows")
@@ -104,8 +107,6 @@ def table() -> list[SettingRow]:
     """Return every setting in order, with this machine's default."""
     defaults = Settings()
     return [
-        SettingRow(
-            f.name, getattr(defaults, f.name), f.metadata["unit"], f.metadata["purpose"]
-        )
+        SettingRow(f.name, getattr(defaults, f.name), f.metadata["unit"], f.metadata["purpose"])
         for f in fields(Settings)
     ]

@@ -188,9 +188,13 @@ def _find(status: Status, kind: str) -> Status:
 
 
 def _differs(condition: Status, before: Status) -> bool:
-    names = ("status", "reason", "message") if condition["status"] == "True" else (
-        "status",
-        "reason",
+    names = (
+        ("status", "reason", "message")
+        if condition["status"] == "True"
+        else (
+            "status",
+            "reason",
+        )
     )
     return any(condition[name] != before.get(name) for name in names)
 

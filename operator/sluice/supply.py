@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 from weakref import WeakValueDictionary
 
@@ -57,8 +60,14 @@ class Supply:
         self._settings, self._metrics = settings, metrics
         self._part_reads = asyncio.Semaphore(settings.part_reads_max)
         self._compile_slots = asyncio.Semaphore(settings.compiles_max)
+        # A thread for each slot: a child of minutes in the loop's own few threads would keep
+        # parts from being written, and its cancellation waiting behind strangers.
+        self._children = ThreadPoolExecutor(
+            settings.compiles_max, thread_name_prefix="sluice-compile"
+        )
+        self._verification = asyncio.Lock()
         self._digest_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._refusals: dict[str, WorkflowInvalid] = {}
+        self._refusals: dict[str, tuple[Reason, str]] = {}
 
     async def module(self, workflow: Workflow) -> Supplied:
         """Return the mapped module of a workflow.
@@ -69,7 +78,7 @@ class Supply:
         lock = self._digest_locks.setdefault(workflow.digest, asyncio.Lock())
         async with lock:
             if refusal := self._refusals.get(workflow.digest):
-                raise refusal
+                raise WorkflowInvalid(*refusal)
             module = await asyncio.to_thread(self._runtime.module, workflow.digest)
             self._metrics.cache_lookups.labels("hit" if module else "miss").inc()
             if module:
@@ -77,42 +86,40 @@ class Supply:
             return await self._compiled(workflow)
 
     async def verify(self, workflow: Workflow) -> dict[str, str | None]:
-        """Read the parts again and check that they hold the digest; return their versions."""
-        async with self._assembled(workflow) as (source, seen):
+        """Read the parts again and check that they hold the digest; return their versions.
+
+        One at a time: nobody waits for it, so it takes no more disk than one binary.
+        """
+        async with self._verification, self._assembled(workflow) as (source, seen):
             job = self._runtime.verification(source)
             with _seen(seen):
-                await _in_thread(job.run, job.cancel)
+                await self._in_child(job.run, job.cancel)
             return seen
+
+    async def version(self, namespace: str, name: str) -> str | None:
+        """Return a ConfigMap's version as ``Source.version`` does."""
+        return await self._source.version(namespace, name)
 
     async def config(self, workflow: Workflow) -> str:
         """Return the config text, from the spec or from the ConfigMap it names."""
         if workflow.spec.config_from is None:
             return workflow.spec.config or ""
         ref = workflow.spec.config_from.config_map_key_ref
-        where = f"key {ref.key} of ConfigMap {ref.name}"
-        async with self._part_reads:
-            part = await self._source.part(
-                workflow.key.namespace, PartRef(name=ref.name, key=ref.key)
-            )
+        part_ref = PartRef(name=ref.name, key=ref.key)
         try:
-            text = part.payload if isinstance(part.payload, str) else part.payload.decode()
-            check_config_size(where, text, self._settings)
-        except UnicodeDecodeError:
-            message = f"{where} is no UTF-8 text; a config is handed to the guest as text"
-            raise ContentInvalid(
-                Reason.PART_INVALID, message, {ref.name: part.version}
-            ) from None
-        except WorkflowInvalid as e:
-            raise ContentInvalid(e.reason, e.message, {ref.name: part.version}) from None
-        return text
+            async with self._part_reads:
+                part = self._source.part(workflow.key.namespace, part_ref)
+                return _config(part_ref, await part, self._settings)
+        except Exception as e:
+            _let_go(e)
+            raise
 
     async def _compiled(self, workflow: Workflow) -> Supplied:
         async with self._assembled(workflow) as (source, seen):
             job = self._runtime.compilation(source)
             try:
                 with _seen(seen):
-                    async with self._compile_slots:
-                        module = await _in_thread(job.run, job.cancel)
+                    module = await self._in_child(job.run, job.cancel)
             except WorkflowInvalid as e:
                 self._metrics.compiles.labels("refused").inc()
                 if not isinstance(e, ContentInvalid):
@@ -128,12 +135,28 @@ class Supply:
         # The digest pins the module, so the verdict holds for whoever asks again.
         if len(self._refusals) >= _REFUSALS_MAX:
             del self._refusals[next(iter(self._refusals))]
-        self._refusals[digest] = refusal
+        # Its words alone: an error holds the frames that it passed, more with each raise.
+        self._refusals[digest] = refusal.reason, refusal.message
+
+    async def _in_child(self, run: Callable[[], _T], cancel: Callable[[], None]) -> _T:
+        async with self._compile_slots:
+            return await _in_thread(self._children, run, cancel)
 
     def _count(self, record: dict[str, Any]) -> None:
         self._metrics.compiles.labels("compiled").inc()
         self._metrics.compile_seconds.observe(record["seconds"])
         self._metrics.compile_peak_bytes.observe(record["peak_bytes"])
+
+    async def _move(self, namespace: str, ref: PartRef, assembly: Assembly) -> None:
+        """Take one part from the source to the disk: after this no more of it is in memory."""
+        try:
+            async with self._part_reads:
+                # No name for the part here, or this frame would hold it in the error.
+                part = self._source.part(namespace, ref)
+                await _in_thread(None, partial(assembly.feed, ref, await part))
+        except Exception as e:
+            _let_go(e)
+            raise
 
     @asynccontextmanager
     async def _assembled(
@@ -144,11 +167,8 @@ class Supply:
         with Assembly(workflow, settings.work_dir, settings.encoded_bytes_max) as assembly:
             for ref in module.config_maps:
                 with _seen(assembly.seen):
-                    async with self._part_reads:
-                        part = await self._source.part(workflow.key.namespace, ref)
-                        await asyncio.to_thread(assembly.feed, ref, part)
-                        del part  # or it would live until the next one has come
-            assembly.finish()
+                    await self._move(workflow.key.namespace, ref, assembly)
+            await _in_thread(None, assembly.finish)
             names = [ref.name for ref in module.config_maps]
             parts = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
             yield (
@@ -159,23 +179,54 @@ class Supply:
             )
 
 
+def _config(ref: PartRef, part: Part, settings: Settings) -> str:
+    where = f"key {ref.key} of ConfigMap {ref.name}"
+    try:
+        text = part.payload if isinstance(part.payload, str) else part.payload.decode()
+        check_config_size(where, text, settings)
+    except UnicodeError:
+        message = f"{where} is no UTF-8 text; a config is handed to the guest as text"
+        raise ContentInvalid(Reason.PART_INVALID, message, {ref.name: part.version}) from None
+    except WorkflowInvalid as e:
+        raise ContentInvalid(e.reason, e.message, {ref.name: part.version}) from None
+    return text
+
+
 @contextlib.contextmanager
 def _seen(seen: dict[str, str | None]) -> Iterator[None]:
     """Tell a failure of content which versions were read, so that a change can be noticed."""
     try:
         yield
     except ContentInvalid as e:
-        e.seen = {**seen, **e.seen}
+        e.seen = {**e.seen, **seen}  # what was read first is what the others were read with
         raise
 
 
-async def _in_thread(run: Callable[[], _T], cancel: Callable[[], None]) -> _T:
-    """Run ``run`` in a thread; if the waiter is cancelled, ``cancel`` it and see it end first."""
-    future = asyncio.get_running_loop().run_in_executor(None, run)
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames that an error passed.
+
+    Their locals hold a part, and whoever keeps the error while it waits for a mended ConfigMap
+    would keep the part: a megabyte for each broken workflow.
+    """
+    while error:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
+async def _in_thread(
+    executor: Executor | None, run: Callable[[], _T], cancel: Callable[[], None] = lambda: None
+) -> _T:
+    """Run ``run`` in a thread; if the waiter is cancelled, ``cancel`` it and see it end first.
+
+    However often it is cancelled: what the thread works on is the waiter's to clear away.
+    """
+    future = asyncio.get_running_loop().run_in_executor(executor, run)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
         cancel()
-        await asyncio.wait([future])
+        while not future.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([future])
         future.exception()  # retrieved: it is the cancellation's own doing
         raise

@@ -17,7 +17,7 @@ from sluice.snapshot import Verdict
 from sluice.supply import Supply
 from sluice.workflow import Workflow
 
-_VERIFIED = Verdict(True, Reason.VERIFIED, "the ConfigMaps hold spec.module.digest")
+VERIFIED = Verdict(True, Reason.VERIFIED, "the ConfigMaps hold spec.module.digest")
 
 
 class Upkeep:
@@ -47,7 +47,7 @@ class Upkeep:
         """
         names = [ref.name for ref in workflow.spec.module.config_maps]
         seen: dict[str, str | None] = {}
-        verdict = _VERIFIED
+        verdict = VERIFIED
         while True:
             pause_s = self._settings.source_check_s
             await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311: jitter
@@ -69,7 +69,7 @@ class Upkeep:
             await self._supply.verify(workflow)
         except ContentInvalid as e:
             return _drifted(e)
-        return _VERIFIED
+        return VERIFIED
 
     async def _config(self, workflow: Workflow) -> str:
         if workflow.spec.config_from:

@@ -5,13 +5,17 @@ here again is what a manifest on disk has not been through, and what neither can
 """
 
 import json
-from datetime import UTC, datetime, timedelta
-from typing import Any, Literal, NamedTuple, Self
+import math
+import re
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import durationpy
 import msgspec
 from cronsim import CronSim, CronSimError
+from msgspec import Meta
 
 from sluice.errors import WorkflowInvalid
 from sluice.reasons import Reason
@@ -24,6 +28,19 @@ RUN_DATA = f"{GROUP}/run-data"
 
 Encoding = Literal["brotli", "zstd", "gzip", "none"]
 _SUFFIXES = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kMG]|[KMG]i)?")
+_DURATION = re.compile(r"([0-9]{1,5}(\.[0-9]{1,3})?(h|m|s|ms)){1,4}")
+_TIMEOUT_MAX = timedelta(hours=24)
+# 4Gi is all that 32-bit wasm can address; the others are held in this process's memory.
+_LIMITS_MAX = {"memory": "4Gi", "response": "16Mi", "log": "16Mi"}
+
+_NUL = "holds a NUL byte, which no environment variable can; remove it"
+
+# Bounds as crds/ has them.
+_Name = Annotated[str, Meta(max_length=253)]
+_TriggerName = Annotated[str, Meta(max_length=63)]
+_Text = Annotated[str, Meta(max_length=32768)]
+_Quantity = Annotated[str, Meta(max_length=20)] | int
 
 
 class WorkflowKey(NamedTuple):
@@ -38,62 +55,62 @@ class _Spec(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_un
     """Camel case outside, snake case inside, unknown fields refused with their path."""
 
 
-class PartRef(_Spec):
+class PartRef(_Spec, frozen=True):
     """One ConfigMap's key, under ``binaryData`` or ``data``."""
 
-    name: str
-    key: str = "part"
+    name: _Name
+    key: _Name = "part"
 
 
-class ModuleSpec(_Spec):
+class ModuleSpec(_Spec, frozen=True):
     """Where the wasm lies and what it must be once inflated."""
 
     digest: str
     size: int
-    config_maps: tuple[PartRef, ...]
+    config_maps: Annotated[tuple[PartRef, ...], Meta(max_length=1000)]
     encoding: Encoding = "brotli"
     text: Literal["base64", "hex"] = "base64"
 
 
-class EnvVar(_Spec):
-    name: str
-    value: str = ""
+class EnvVar(_Spec, frozen=True):
+    name: _Name
+    value: _Text = ""
 
 
-class KeyRef(_Spec):
-    name: str
-    key: str = "config"
+class KeyRef(_Spec, frozen=True):
+    name: _Name
+    key: _Name = "config"
 
 
-class ConfigFrom(_Spec):
+class ConfigFrom(_Spec, frozen=True):
     config_map_key_ref: KeyRef
 
 
-class CronSpec(_Spec):
-    schedule: str
-    time_zone: str = "UTC"
+class CronSpec(_Spec, frozen=True):
+    schedule: Annotated[str, Meta(max_length=100)]
+    time_zone: Annotated[str, Meta(max_length=64)] = "UTC"
     data: Any = None
 
 
-class ManualSpec(_Spec):
+class ManualSpec(_Spec, frozen=True):
     data: Any = None
 
 
-class TriggerSpec(_Spec):
+class TriggerSpec(_Spec, frozen=True):
     """Exactly one of the kinds; ``name`` tells triggers of one kind apart."""
 
-    name: str
+    name: _TriggerName
     cron: CronSpec | None = None
     manual: ManualSpec | None = None
 
 
-class Limits(_Spec):
+class Limits(_Spec, frozen=True):
     """Bounds of one execution, as Kubernetes quantities and durations."""
 
-    memory: str | int = "100Mi"
-    timeout: str = "5m"
-    response: str | int = "100Ki"
-    log: str | int = "64Ki"
+    memory: _Quantity = "100Mi"
+    timeout: Annotated[str, Meta(max_length=64)] = "5m"
+    response: _Quantity = "100Ki"
+    log: _Quantity = "64Ki"
 
     @property
     def memory_bytes(self) -> int:
@@ -112,17 +129,19 @@ class Limits(_Spec):
         return quantity(self.log)
 
 
-class WorkflowSpec(_Spec):
+class WorkflowSpec(_Spec, frozen=True):
     module: ModuleSpec
     abi: Literal["wasi"] | None = None
     config: str | None = None
     config_from: ConfigFrom | None = None
-    env: tuple[EnvVar, ...] = ()
-    args: tuple[str, ...] = ()
+    env: Annotated[tuple[EnvVar, ...], Meta(max_length=100)] = ()
+    args: Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=100)] = ()
     suspend: bool = False
-    priority: int = 0
+    priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     limits: Limits = Limits()
-    triggers: tuple[TriggerSpec, ...] = (TriggerSpec(name="manual", manual=ManualSpec()),)
+    triggers: Annotated[tuple[TriggerSpec, ...], Meta(max_length=32)] = (
+        TriggerSpec(name="manual", manual=ManualSpec()),
+    )
 
 
 class Workflow(msgspec.Struct, frozen=True, kw_only=True):
@@ -148,7 +167,7 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
         """
         metadata = body["metadata"]
         try:
-            spec = msgspec.convert(body.get("spec", {}), WorkflowSpec)
+            spec = msgspec.convert(_without_nulls(body.get("spec", {})), WorkflowSpec)
         except msgspec.ValidationError as e:
             raise WorkflowInvalid(Reason.INVALID_SPEC, _with_path(e)) from None
         _check(spec, settings)
@@ -161,46 +180,65 @@ class Workflow(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def quantity(text: str | int) -> int:
-    """Return the bytes of a Kubernetes quantity such as ``100Mi``; ValueError if it is none."""
+    """Return the bytes of a quantity such as ``100Mi``, rounded up as Kubernetes does.
+
+    Raises:
+        ValueError: it is none.
+
+    """
     if isinstance(text, int):
         return text
-    digits = text.rstrip("kKMGi")
-    try:
-        return int(float(digits) * _SUFFIXES[text[len(digits) :]])
-    except (KeyError, ValueError):
-        raise ValueError(f'"{text}" is no quantity; write for example 64Mi') from None
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        raise ValueError(f'"{text}" is no quantity; write for example 64Mi')
+    return math.ceil(Decimal(found[1]) * _SUFFIXES[found[2] or ""])
 
 
 def duration(text: str) -> timedelta:
-    """Return a positive duration such as ``1m30s``; ValueError if it is none."""
-    try:
-        value = durationpy.from_str(text)
-    except durationpy.DurationError:
-        value = timedelta()
-    if not isinstance(value, timedelta) or value <= timedelta():
-        raise ValueError(f'"{text}" is no positive duration; write for example 30s or 5m')
+    """Return a duration such as ``1m30s``; ValueError if it is none."""
+    value = durationpy.from_str(text) if _DURATION.fullmatch(text) else None
+    if not isinstance(value, timedelta):
+        raise ValueError(f'"{text}" is no duration; write for example 30s or 1m30s')  # noqa: TRY004
     return value
 
 
-def schedule_problem(cron: CronSpec) -> str | None:
-    """Say what is wrong with a cron trigger, or None."""
+def _schedule_problem(cron: CronSpec) -> str | None:
+    """Say what is wrong with a schedule in a good time zone, or None."""
     count = len(cron.schedule.split())
+    if cron.schedule.startswith("@"):
+        return "is a nickname; write the fields out, for example 0 0 * * * for once a day"
     if count not in {5, 6}:
         return (
-            f'"{cron.schedule}" has {count} fields; write 5 (minute hour day month weekday) '
-            "or 6 with seconds first"
+            f"has {count} fields; write 5 (minute hour day month weekday) or 6 with seconds first"
+        )
+    if re.search(r"[^0-9A-Za-z*/,# \t-]|[0-9]{3}", cron.schedule):
+        return (
+            "holds what no schedule does; write numbers of one or two digits, names such as MON "
+            "or JAN, and * , - / #"
         )
     try:
-        ZoneInfo(cron.time_zone)
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return f'"{cron.time_zone}" is no IANA time zone; write for example Europe/Zurich'
-    try:
-        next(CronSim(cron.schedule, datetime.now(UTC)))
+        next(CronSim(cron.schedule, datetime.now(ZoneInfo(cron.time_zone))))
     except CronSimError as e:
-        return f'"{cron.schedule}": {str(e).lower()}'
+        return f"has a {str(e).lower()}"
     except StopIteration:
-        return f'"{cron.schedule}" never falls due'
+        return "never falls due"
     return None
+
+
+def _without_nulls(spec: Any) -> Any:
+    """Leave out what is null, as the API server does: there it means that a field is not given.
+
+    The data of a trigger is the user's own: a null in it is one.
+    """
+    if isinstance(spec, list):
+        return [_without_nulls(item) for item in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {
+        name: value if name == "data" else _without_nulls(value)
+        for name, value in spec.items()
+        if value is not None
+    }
 
 
 def _with_path(error: msgspec.ValidationError) -> str:
@@ -215,18 +253,48 @@ def _check(spec: WorkflowSpec, settings: Settings) -> None:
     _check_module(spec.module, settings)
     _check_config(spec, settings)
     _check_limits(spec.limits)
-    names = [t.name for t in spec.triggers]
+    if not spec.triggers:
+        raise _invalid("spec.triggers: is empty; list at least one, or leave it out")
     for i, trigger in enumerate(spec.triggers):
         _check_trigger(f"spec.triggers[{i}]", trigger, settings)
-        if names.count(trigger.name) > 1:
-            raise _invalid(f'spec.triggers[{i}].name: "{trigger.name}" stands twice; rename one')
     for i, env in enumerate(spec.env):
-        if not env.name or "=" in env.name or "\0" in env.name + env.value:
-            raise _invalid(f'spec.env[{i}]: "{env.name}" is no name of a variable')
-        if env.name.startswith("SLUICE_"):
-            raise _invalid(f"spec.env[{i}]: names that begin with SLUICE_ are the operator's")
-    if any("\0" in arg for arg in spec.args):
-        raise _invalid("spec.args: an argument holds a NUL byte")
+        _check_env(f"spec.env[{i}]", env)
+    for where, items in (("spec.triggers", spec.triggers), ("spec.env", spec.env)):
+        _check_unique(where, [item.name for item in items])
+    for i, arg in enumerate(spec.args):
+        if "\0" in arg:
+            raise _invalid(f"spec.args[{i}]: holds a NUL byte, which no argument can; remove it")
+
+
+def _check_form(where: str, value: str, form: str, what: str) -> None:
+    if not re.fullmatch(form, value):
+        raise _invalid(f'{where}: "{value}" is no {what}')
+
+
+def _check_key(where: str, ref: PartRef | KeyRef) -> None:
+    label = "[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+    what = "name of a ConfigMap; write lower-case letters, digits, - and ."
+    _check_form(f"{where}.name", ref.name, rf"{label}(\.{label})*", what)
+    what = "key of a ConfigMap; write letters, digits, -, _ and ."
+    _check_form(f"{where}.key", ref.key, "[-._a-zA-Z0-9]+", what)
+
+
+def _check_env(where: str, env: EnvVar) -> None:
+    what = "name of a variable; write letters, digits, _, - and ., the first no digit"
+    _check_form(f"{where}.name", env.name, "[-._a-zA-Z][-._a-zA-Z0-9]*", what)
+    if env.name.startswith("SLUICE_"):
+        raise _invalid(
+            f'{where}.name: "{env.name}" begins with SLUICE_, as the operator\'s own do; choose '
+            "another name"
+        )
+    if "\0" in env.value:
+        raise _invalid(f"{where}.value: {_NUL}")
+
+
+def _check_unique(where: str, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            raise _invalid(f'{where}[{i}].name: "{name}" stands twice; rename one')
 
 
 def _check_module(module: ModuleSpec, settings: Settings) -> None:
@@ -238,6 +306,8 @@ def _check_module(module: ModuleSpec, settings: Settings) -> None:
         )
     if not module.config_maps:
         raise _invalid("spec.module.configMaps: names no part; list at least one")
+    for i, part in enumerate(module.config_maps):
+        _check_key(f"spec.module.configMaps[{i}]", part)
     if module.size < 1:
         raise _invalid("spec.module.size: write the raw wasm's size in bytes")
     if module.size > settings.binary_bytes_max:
@@ -250,7 +320,9 @@ def _check_module(module: ModuleSpec, settings: Settings) -> None:
 
 def _check_config(spec: WorkflowSpec, settings: Settings) -> None:
     if spec.config is not None and spec.config_from is not None:
-        raise _invalid("spec: give config or configFrom, not both")
+        raise _invalid("spec.configFrom: spec.config is given too; keep one, not both")
+    if spec.config_from is not None:
+        _check_key("spec.configFrom.configMapKeyRef", spec.config_from.config_map_key_ref)
     if spec.config is not None:
         check_config_size("spec.config", spec.config, settings)
 
@@ -265,29 +337,50 @@ def check_config_size(where: str, config: str, settings: Settings) -> None:
             "(config_bytes_max)",
         )
     if "\0" in config:
-        raise _invalid(f"{where}: holds a NUL byte, which no environment variable can")
+        raise _invalid(f"{where}: {_NUL}")
 
 
 def _check_limits(limits: Limits) -> None:
     for name in ("memory", "timeout", "response", "log"):
         try:
-            value = getattr(limits, name)
-            positive = duration(value) if name == "timeout" else quantity(value) > 0
+            good = _limit_is_good(limits, name)
         except ValueError as e:
             raise _invalid(f"spec.limits.{name}: {e}") from None
-        if not positive:
-            raise _invalid(f"spec.limits.{name}: must be more than 0")
+        if not good:
+            most = _LIMITS_MAX.get(name, "24h")
+            raise _invalid(f"spec.limits.{name}: must be more than 0 and at most {most}")
+
+
+def _limit_is_good(limits: Limits, name: str) -> bool:
+    if name == "timeout":
+        return timedelta() < duration(limits.timeout) <= _TIMEOUT_MAX
+    return 0 < quantity(getattr(limits, name)) <= quantity(_LIMITS_MAX[name])
 
 
 def _check_trigger(where: str, trigger: TriggerSpec, settings: Settings) -> None:
+    what = "name of a trigger; write lower-case letters, digits and -"
+    _check_form(f"{where}.name", trigger.name, "[a-z0-9]([-a-z0-9]*[a-z0-9])?", what)
     kind = trigger.cron or trigger.manual
     if kind is None or (trigger.cron and trigger.manual):
-        raise _invalid(f"{where}: give exactly one of cron, manual")
+        raise _invalid(f"{where}: give exactly one of cron, manual (manual: {{}} is enough)")
     if len(json.dumps(kind.data).encode()) > settings.event_bytes_max:
         raise _invalid(f"{where}: its data has more than {settings.event_bytes_max:,} bytes")
-    if trigger.cron and (problem := schedule_problem(trigger.cron)):
+    if trigger.cron:
+        _check_cron(f"{where}.cron", trigger.cron)
+
+
+def _check_cron(where: str, cron: CronSpec) -> None:
+    try:
+        ZoneInfo(cron.time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
         raise WorkflowInvalid(
-            Reason.INVALID_SCHEDULE, f"{where}.cron.schedule: {problem}"
+            Reason.INVALID_SCHEDULE,
+            f'{where}.timeZone: "{cron.time_zone}" is no IANA time zone; write for example '
+            "Europe/Zurich",
+        ) from None
+    if problem := _schedule_problem(cron):
+        raise WorkflowInvalid(
+            Reason.INVALID_SCHEDULE, f'{where}.schedule: "{cron.schedule}" {problem}'
         )
 
 

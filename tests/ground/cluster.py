@@ -99,7 +99,9 @@ class Cluster:
         if body is not None:
             headers["Content-Type"] = content_type
         try:
-            connection.request(method, path, json.dumps(body) if body is not None else None, headers)
+            connection.request(
+                method, path, json.dumps(body) if body is not None else None, headers
+            )
             answer = connection.getresponse()
             return Answer(answer.status, answer.read().decode())
         finally:

@@ -77,7 +77,7 @@ class ControlPlane(Cluster):
 
     def start_apiserver(self) -> None:
         """Return once it is ready, at the same address and with the same etcd as ever."""
-        command = [self._programs["kube-apiserver"], *self._apiserver_flags()]
+        command: list[str | Path] = [self._programs["kube-apiserver"], *self._apiserver_flags()]
         log = self.directory / "kube-apiserver.log"
         self._apiserver = Leashed("kube-apiserver", command, log)
         self._apiserver.wait_until(self._apiserver_ready, _READY_S_MAX)
@@ -127,7 +127,7 @@ class ControlPlane(Cluster):
             (programs / name).symlink_to(program.resolve())
 
     def _start_etcd(self) -> None:
-        command = [self._programs["etcd"], *self._etcd_flags()]
+        command: list[str | Path] = [self._programs["etcd"], *self._etcd_flags()]
         self._etcd = Leashed("etcd", command, self.directory / "etcd.log", grace_s=5)
         self._etcd.wait_until(self._etcd_ready, _READY_S_MAX)
 

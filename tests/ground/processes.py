@@ -48,6 +48,11 @@ class Leashed:
                 start_new_session=True,  # Ctrl-C is ours to handle: there is an order to stop in
             )
 
+    @property
+    def pid(self) -> int:
+        """The leash's; what it holds is its child."""
+        return self._process.pid
+
     def wait(self, timeout_s: float) -> int | None:
         """Return its exit code, or None when it still runs after ``timeout_s``."""
         try:

@@ -4,9 +4,10 @@ The log's lines tell of each step; where stderr is a terminal, a live table stan
 """
 
 import asyncio
+import io
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -21,6 +22,7 @@ from sluice.workflow import WorkflowKey
 
 _ROWS_MAX = 20
 _RESULT_CHARS_MAX = 60
+_FILE_WIDTH = 100_000
 
 
 class Terminal:
@@ -48,18 +50,23 @@ class Terminal:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        at: TracebackType | None,
     ) -> None:
         if self._live:
             self._live.stop()
+
+    def expect(self, keys: Iterable[WorkflowKey]) -> None:
+        """Wait for these in ``all_settled``: each counts once, however often it tries again."""
+        self._unsettled.update(keys)
 
     def changed(self, snapshot: Snapshot) -> None:
         self._snapshots[snapshot.key] = snapshot
         if snapshot.settled:
             self._unsettled.discard(snapshot.key)
-        else:
-            self._unsettled.add(snapshot.key)
-        self._moved.set()
+            self._moved.set()
 
     def gone(self, key: WorkflowKey) -> None:
         self._snapshots.pop(key, None)
@@ -70,7 +77,7 @@ class Terminal:
         """The log has told of it already."""
 
     async def all_settled(self) -> None:
-        """Return once every workflow is ready, suspended or failed."""
+        """Return once every workflow that is expected was ready, suspended or failed."""
         while self._unsettled:
             self._moved.clear()
             await self._moved.wait()
@@ -81,9 +88,17 @@ class Terminal:
             self._live.stop()
         if self._output == "json":
             told = [_as_json(s, runs.get(s.key)) for s in snapshots]
-            sys.stdout.write(json.dumps(told, indent=2, ensure_ascii=False) + "\n")
+            # Bytes, since JSON is UTF-8 whatever the terminal's own encoding is.
+            sys.stdout.buffer.write(json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
             return
-        Console(soft_wrap=not sys.stdout.isatty()).print(_results_table(snapshots, runs))
+        table = _results_table(snapshots, runs)
+        if sys.stdout.isatty():
+            Console().print(table)
+            return
+        # No terminal, no width: each workflow is one line, whole, for grep and for a log.
+        text = io.StringIO()
+        Console(file=text, width=_FILE_WIDTH).print(table)
+        sys.stdout.writelines(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -92,7 +107,7 @@ class Terminal:
         # What moves or is wrong is what one looks for.
         shown = sorted(self._snapshots.values(), key=lambda s: (s.ready.ok, s.key))
         for s in shown[:_ROWS_MAX]:
-            table.add_row(str(s.key), str(s.ready.ok), s.ready.reason, Text(s.ready.message))
+            table.add_row(str(s.key), str(s.ready.ok), s.ready.reason, _plain(s.ready.message))
         if len(shown) > _ROWS_MAX:
             ready = sum(s.ready.ok for s in shown)
             table.add_row(f"… {len(shown)} in all, {ready} ready")
@@ -110,18 +125,24 @@ def _results_table(snapshots: Sequence[Snapshot], runs: Mapping[WorkflowKey, Run
             result = ""
         table.add_row(
             s.key.namespace, s.key.name, str(s.ready.ok), s.ready.reason, outcome, took,
-            Text(result),
+            _plain(result),
         )  # fmt: skip
     return table
 
 
 def _told(run: Run) -> tuple[str, str, str]:
     outcome = run.outcome
-    text = " ".join(outcome.result.decode(errors="replace").split())
     if not outcome.ok:
-        text = outcome.message
+        return str(outcome.kind), duration_text(outcome.duration_s), outcome.message
+    text = " ".join(outcome.result.decode(errors="replace").split())
     short = text if len(text) <= _RESULT_CHARS_MAX else text[: _RESULT_CHARS_MAX - 1] + "…"
     return str(outcome.kind), duration_text(outcome.duration_s), short
+
+
+def _plain(text: str) -> Text:
+    """Return one line without markup, and without what a guest could steer a terminal by."""
+    line = " ".join(text.split())
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line))
 
 
 def _as_json(snapshot: Snapshot, run: Run | None) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The waiting line and its permits: who starts next, and what happens after each batch."""
 
 import asyncio
+import bisect
 import contextlib
 import itertools
 import logging
@@ -12,6 +13,8 @@ from sluice.rollout.gate import Start, decide
 from sluice.workflow import WorkflowKey
 
 log = logging.getLogger(__name__)
+# A trim holds the interpreter for most of its time: it may have a fifth of it.
+_TRIM_RESTS = 4
 
 
 @dataclass(eq=False, slots=True)
@@ -61,7 +64,8 @@ class Rollout:
         self._arrivals = itertools.count()
         self._in_flight = 0
         self._batches = 0
-        self._trimming: asyncio.Future[None] | None = None
+        self._untrimmed = False
+        self._trimming = False
         self._pump_scheduled = False
 
     def statistics(self) -> Statistics:
@@ -78,8 +82,7 @@ class Rollout:
         waiter = _Waiter(
             key, (-priority, next(self._arrivals)), asyncio.get_running_loop().create_future()
         )
-        self._line.append(waiter)
-        self._line.sort(key=lambda w: w.rank)
+        bisect.insort(self._line, waiter, key=lambda w: w.rank)
         self._wake()
         try:
             batch = await waiter.admitted
@@ -106,6 +109,8 @@ class Rollout:
 
     def _pump(self) -> None:
         self._pump_scheduled = False
+        # Who was cancelled a moment ago has not run yet to leave, and would keep a permit for ever.
+        self._line = [waiter for waiter in self._line if not waiter.admitted.cancelled()]
         decision = decide(len(self._line), self._in_flight, self._starts_max)
         if not isinstance(decision, Start):
             return
@@ -115,12 +120,29 @@ class Rollout:
         self._in_flight += len(released)
         log.info("batch %d starts %d workflows, %d wait", batch.number, batch.size, len(self._line))
         for waiter in released:
-            if not waiter.admitted.cancelled():
-                waiter.admitted.set_result(batch)
+            waiter.admitted.set_result(batch)
 
     def _settled(self, batch: _Batch) -> None:
         self._in_flight -= 1
         batch.open -= 1
-        if batch.open == 0 and (self._trimming is None or self._trimming.done()):
-            self._trimming = asyncio.get_running_loop().run_in_executor(None, self._trim)
+        if batch.open == 0:
+            self._untrimmed = True
+            if not self._trimming:
+                self._trim_now()
         self._wake()
+
+    def _trim_now(self) -> None:
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+
+        def rest(_: asyncio.Future[None]) -> None:
+            loop.call_later((loop.time() - began) * _TRIM_RESTS, self._rested)
+
+        self._untrimmed, self._trimming = False, True
+        loop.run_in_executor(None, self._trim).add_done_callback(rest)
+
+    def _rested(self) -> None:
+        # A batch that ended meanwhile gets its trim too; all that did share one.
+        self._trimming = False
+        if self._untrimmed:
+            self._trim_now()

@@ -1,5 +1,6 @@
 """Give back what the process no longer uses."""
 
+import contextlib
 import ctypes
 import gc
 
@@ -11,7 +12,5 @@ def trim() -> None:
     one compile in process, 8 MB after a trim), and a reading of memory never falls.
     """
     gc.collect()
-    try:
+    with contextlib.suppress(AttributeError):  # musl has none, and keeps less
         ctypes.CDLL(None).malloc_trim(0)
-    except AttributeError:
-        pass  # musl has none, and keeps less

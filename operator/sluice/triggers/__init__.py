@@ -7,6 +7,7 @@ from sluice.event import Event
 from sluice.triggers.cron import Cron
 from sluice.workflow import Workflow
 
+
 def arm(workflow: Workflow, fire: Callable[[Event], None]) -> ExitStack:
     """Arm every trigger of a workflow, all or none; closing the result disarms them.
 

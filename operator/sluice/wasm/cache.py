@@ -43,7 +43,7 @@ class Entry:
         return int(self.record["compiled_bytes"])
 
 
-class _Refused(Exception):  # noqa: N818: told in the log, then recompiled
+class _Refused(Exception):  # noqa: N818 - told in the log, then recompiled
     pass
 
 
@@ -67,18 +67,18 @@ class ModuleCache:
         An entry that is not to be believed is removed and told in the log.
         """
         path = self.path(digest)
-        try:
-            with _open_private(path) as fd:
-                entry = self._verified(digest, path, fd)
+        with contextlib.ExitStack() as held:
+            found = None
+            try:
+                fd = held.enter_context(_open_private(path))
+                found = self._verified(digest, path, fd), f"/proc/self/fd/{fd}"
                 os.utime(fd)  # the least recently used go first
-                yield entry, f"/proc/self/fd/{fd}"
-                return
-        except FileNotFoundError:
-            pass
-        except _Refused as e:
-            log.warning("cache entry refused: %s; compiling again", e, extra={"digest": digest})
-            self.remove(digest)
-        yield None
+            except FileNotFoundError:
+                pass
+            except _Refused as e:
+                log.warning("cache entry refused: %s; compiling again", e, extra={"digest": digest})
+                self.remove(digest)
+            yield found
 
     def publish(self, digest: str, output: Path, answer: dict[str, Any]) -> None:
         """Make what the compile child wrote an entry: the code first, then the record."""
@@ -105,10 +105,10 @@ class ModuleCache:
                 record = json.loads(os.read(record_fd, 1 << 20))
         except FileNotFoundError:
             raise _Refused(f"{path.name} has no record") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise _Refused(f"the record of {path.name} is damaged") from None
         mac = record.pop("mac", "") if isinstance(record, dict) else ""
-        if not isinstance(mac, str) or not hmac.compare_digest(mac, self._mac(record)):
+        if not hmac.compare_digest(str(mac).encode(errors="replace"), self._mac(record).encode()):
             raise _Refused(f"the record of {path.name} was not written under this cache's key")
         if (record["digest"], record["fingerprint"]) != (digest, self._fingerprint):
             raise _Refused(f"{path.name} is another module's or version's")
@@ -118,9 +118,7 @@ class ModuleCache:
         return Entry(digest, path, record)
 
     def _mac(self, record: Any) -> str:
-        return hmac.digest(
-            self._key, json.dumps(record, sort_keys=True).encode(), "sha256"
-        ).hex()
+        return hmac.digest(self._key, json.dumps(record, sort_keys=True).encode(), "sha256").hex()
 
     def _sweep(self) -> None:
         for path in self.directory.iterdir():
@@ -169,7 +167,8 @@ def make_private(directory: Path) -> None:
 def _open_private(path: Path) -> Iterator[int]:
     """Open a regular file that nobody else could have written; _Refused says why it is not."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        # Without O_NONBLOCK a pipe of that name would hold us for ever.
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
     except OSError as e:
@@ -192,7 +191,7 @@ def _key(path: Path) -> bytes:
     try:
         with _open_private(path) as fd:
             key = os.read(fd, 64)
-            if len(key) == 32:  # noqa: PLR2004: bytes of a sha256 key
+            if len(key) == 32:
                 return key
     except FileNotFoundError:
         pass

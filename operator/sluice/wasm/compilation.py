@@ -8,19 +8,23 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, cast
 
-from sluice.errors import ContentInvalid, EngineRefused, WorkflowInvalid
+from sluice.errors import ContentInvalid, EngineRefused, SluiceError, WorkflowInvalid
 from sluice.reasons import Reason
 from sluice.settings import MIB, Settings
-from sluice.wasm.compiler import Request
+from sluice.wasm.compiler import OUT_OF_MEMORY_WORDS, Request
 
-# Rust's and glibc's last words when an allocation fails; the process aborts after them.
-_OUT_OF_MEMORY = ("memory allocation of", "annot allocate memory", "MemoryError", "os error 12",
-                  "bad_alloc", "failed to spawn", "os error 11")  # fmt: skip
+_ABORTS = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGTRAP}
 _ANSWER_BYTES_MAX = MIB
+_MESSAGE_CHARS_MAX = 1000  # a condition's message has room for 32,768, and names may be long
+_SAMPLE_S = 0.05
+# More of them hardly help one module, and each takes its stack and its share of the memory limit:
+# whether a module compiles must not depend on how many cores a node has.
+_COMPILE_THREADS_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,7 @@ class Compilation:
         self._process: subprocess.Popen[bytes] | None = None
         self._cancelled = False
         self._timed_out = False
+        self._peak_bytes = 0
 
     def run(self) -> dict[str, Any]:
         """Return the child's answer: ``compiler.Compiled`` plus peak_bytes and sandbox.
@@ -57,14 +62,15 @@ class Compilation:
 
         """
         directory = self._source.path.parent
-        with tempfile.TemporaryFile(dir=directory) as out, tempfile.TemporaryFile(
-            dir=directory
-        ) as err:
+        with (
+            tempfile.TemporaryFile(dir=directory) as out,
+            tempfile.TemporaryFile(dir=directory) as err,
+        ):
             code = self._wait(out, err)
             answer, log = _tail(out), _tail(err)
-        if code == 0:
-            return self._judge(json.loads(answer))
-        self._fail(code, log)
+        if code == 0 and (told := _parsed(answer)):
+            return self._judge(told)
+        raise self._failure(code, log)
 
     def cancel(self) -> None:
         """Kill the child, or keep it from being started."""
@@ -73,30 +79,43 @@ class Compilation:
             self._kill()
 
     def _wait(self, out: IO[bytes], err: IO[bytes]) -> int:
-        timer = threading.Timer(self._settings.compile_wall_s_max, self._time_out)
         with self._lock:
             if self._cancelled:
                 return -signal.SIGKILL
             self._process = process = self._spawn(out, err)
-        timer.start()
-        try:
-            with contextlib.suppress(BrokenPipeError):
-                process.communicate(json.dumps(asdict(self._request())).encode())
-            return process.wait()
-        finally:
-            timer.cancel()
+        deadline = time.monotonic() + self._settings.compile_wall_s_max
+        # It fits into the pipe, so this neither blocks nor needs a thread.
+        with contextlib.suppress(BrokenPipeError), cast("IO[bytes]", process.stdin) as stdin:
+            stdin.write(json.dumps(asdict(self._request())).encode())
+        while True:
+            try:
+                return process.wait(_SAMPLE_S)
+            except subprocess.TimeoutExpired:
+                self._peak_bytes = max(self._peak_bytes, _address_space_peak(process.pid))
+            if time.monotonic() > deadline:
+                self._time_out()
 
     def _spawn(self, out: IO[bytes], err: IO[bytes]) -> subprocess.Popen[bytes]:
         # -I: neither the environment nor the working directory can change what is imported.
         # One arena: the address space then follows what is used, so that its limit means it.
-        return subprocess.Popen(
-            [sys.executable, "-I", "-m", "sluice.wasm.compiler"],
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=err,
-            env={"MALLOC_ARENA_MAX": "1", "RUST_BACKTRACE": "0"},
-            start_new_session=True,
-        )
+        threads = min(_COMPILE_THREADS_MAX, len(os.sched_getaffinity(0)))
+        try:
+            return subprocess.Popen(
+                [sys.executable, "-I", "-m", "sluice.wasm.compiler"],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=err,
+                env={
+                    "MALLOC_ARENA_MAX": "1",
+                    "RAYON_NUM_THREADS": str(threads),
+                    "RUST_BACKTRACE": "0",
+                },
+                start_new_session=True,
+            )
+        except OSError as e:
+            raise EngineRefused(
+                Reason.COMPILE_FAILED, f"no compile child could be started: {e.strerror}"
+            ) from None
 
     def _request(self) -> Request:
         return Request(
@@ -125,34 +144,48 @@ class Compilation:
         reason = Reason(answer["reason"])
         if reason is Reason.COMPILE_OUT_OF_MEMORY:
             raise self._out_of_memory()
+        message = answer["message"][:_MESSAGE_CHARS_MAX]
         if answer["content"]:
-            raise ContentInvalid(reason, f"the parts {self._source.parts} {answer['message']}")
-        raise WorkflowInvalid(
-            reason, f"the module sha256:{self._source.digest[:12]} {answer['message']}"
-        )
+            raise ContentInvalid(reason, f"the parts {self._source.parts} {message}")
+        raise WorkflowInvalid(reason, f"the module sha256:{self._source.digest[:12]} {message}")
 
-    def _fail(self, code: int, log: str) -> NoReturn:
+    def _failure(self, code: int, log: str) -> SluiceError:
         limits = self._settings
         if self._cancelled:
-            raise EngineRefused(Reason.COMPILE_FAILED, "the compile was cancelled")
+            return EngineRefused(Reason.COMPILE_FAILED, "the compile was cancelled")
         if self._timed_out:
-            raise EngineRefused(
+            return EngineRefused(
                 Reason.COMPILE_TIMED_OUT,
                 f"the compile took longer than {limits.compile_wall_s_max} s "
                 "(compile_wall_s_max); the machine may be overloaded",
             )
         if code == -signal.SIGXCPU:
-            raise WorkflowInvalid(
+            return WorkflowInvalid(
                 Reason.COMPILE_TIMED_OUT,
                 f"compiling the module takes more than {limits.compile_cpu_s_max} s of CPU "
                 "(compile_cpu_s_max)",
             )
-        if any(words in log for words in _OUT_OF_MEMORY):
-            raise self._out_of_memory()
+        if self._ran_out_of_memory(code, log):
+            return self._out_of_memory()
+        if code == -signal.SIGKILL:
+            return EngineRefused(
+                Reason.COMPILE_FAILED,
+                "the compile child was killed from outside (SIGKILL), most likely because the pod "
+                "or the node was short of memory",
+            )
         last = next((line for line in reversed(log.splitlines()) if line.strip()), "no output")
-        raise EngineRefused(
+        return EngineRefused(
             Reason.COMPILE_FAILED, f"the compile child ended with {_describe(code)}: {last[:300]}"
         )
+
+    def _ran_out_of_memory(self, code: int, log: str) -> bool:
+        """Say whether the limit ended the child: by its words, or by how much it had taken.
+
+        Words alone would miss the ones that nobody has seen yet. Half of the limit is enough to
+        tell: what grows by doubling asks at its last step for as much as it has.
+        """
+        full = self._peak_bytes * 2 > self._settings.compile_memory_bytes_max
+        return any(words in log for words in OUT_OF_MEMORY_WORDS) or (code in _ABORTS and full)
 
     def _out_of_memory(self) -> WorkflowInvalid:
         cap = self._settings.compile_memory_bytes_max // MIB
@@ -167,6 +200,22 @@ def _tail(file: IO[bytes]) -> str:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _ANSWER_BYTES_MAX))
     return file.read().decode(errors="replace")
+
+
+def _parsed(answer: str) -> dict[str, Any] | None:
+    with contextlib.suppress(ValueError):
+        told = json.loads(answer)
+        return told if isinstance(told, dict) else None
+    return None
+
+
+def _address_space_peak(pid: int) -> int:
+    # Of a process that has just ended nothing is told any more; the samples before it count.
+    with contextlib.suppress(OSError), Path(f"/proc/{pid}/status").open() as status:
+        for line in status:
+            if line.startswith("VmPeak:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _describe(code: int) -> str:

@@ -7,7 +7,8 @@ from the allocator, and because what it reads is untrusted: it bounds and locks 
 Copies, and how each was removed: the raw wasm lies in an unlinked file and is mapped (a read
 costs it once, ``Module(engine, bytes)`` once more); the compiled code is written from where the
 compiler put it (``Module.serialize`` copies it once into the library's heap and once more into
-Python's; the image is the same bytes, which ``write_image`` checks).
+Python's; the image is the same bytes, which ``write_image`` checks). For 3.7 MB of Go that is a
+peak of 114 instead of 118 MB, and 85 instead of 96 MB of it anonymous.
 """
 
 import ctypes
@@ -28,10 +29,24 @@ from wasmtime import _ffi as ffi
 from sluice.errors import ContentInvalid, SluiceError, WorkflowInvalid
 from sluice.reasons import Reason
 from sluice.wasm import abi, config, sandbox
+from sluice.wasm.abi import wasi
 from sluice.wasm.inflate import inflate
 
+# What glibc, Rust, Cranelift and Python say when an allocation or a thread is refused.
+OUT_OF_MEMORY_WORDS = (
+    "memory allocation of",
+    "annot allocate memory",
+    "out of memory",
+    "MemoryError",
+    "os error 12",
+    "bad_alloc",
+    "failed to spawn",
+    "os error 11",
+    "failed to map segment",
+)
 _MAGIC_CORE, _MAGIC_COMPONENT = b"\0asm\1\0\0\0", b"\0asm\r\0\1\0"
 _COMPILED_BYTES_MAX = 1 << 30
+_EXPORTS_TOLD_MAX, _NAME_CHARS_MAX = 32, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +83,7 @@ def main() -> None:
 
 def _serve(request: Request) -> dict[str, Any]:
     # Everything is open before the lock; nothing can be opened after it.
-    directory = os.path.dirname(request.input)  # noqa: PTH120: no pathlib in a child of 40 ms
+    directory = os.path.dirname(request.input)  # noqa: PTH120 - no pathlib in a child of 40 ms
     with (
         open(request.input, "rb", buffering=0) as source,  # noqa: PTH123
         open("/proc/self/status", encoding="ascii") as status,  # noqa: PTH123
@@ -76,10 +91,19 @@ def _serve(request: Request) -> dict[str, Any]:
         open(request.output or os.devnull, "wb", buffering=0) as output,  # noqa: PTH123
     ):
         sandbox.close_others({f.fileno() for f in (source, status, raw, output)})
-        held = sandbox.lock()
-        _inflate(request, source, raw)
-        answer = asdict(_compile(raw, request.size, output)) if request.output else {}
+        with _mapped(raw, request.size) as wasm:
+            held = sandbox.lock()
+            _inflate(request, source, raw)
+            answer = asdict(_compile(wasm, output)) if request.output else {}
         return answer | {"peak_bytes": _peak_bytes(status), "sandbox": held}
+
+
+def _mapped(raw: BinaryIO, size: int) -> mmap.mmap:
+    # Mapped before there is anything in it, because that takes a descriptor; what is written to
+    # the file shows. Private: ctypes wants a writable buffer, and no page is written, so none is
+    # copied.
+    raw.truncate(size)
+    return mmap.mmap(raw.fileno(), size, access=mmap.ACCESS_COPY)
 
 
 def _inflate(request: Request, source: BinaryIO, raw: BinaryIO) -> None:
@@ -125,20 +149,20 @@ class Compiled:
     compiled_bytes: int
 
 
-def _compile(raw: BinaryIO, size: int, output: BinaryIO) -> Compiled:
+def _compile(wasm: mmap.mmap, output: BinaryIO) -> Compiled:
     started = time.monotonic()
-    # A private mapping: ctypes wants a writable buffer, and no page is written, so none is copied.
-    with mmap.mmap(raw.fileno(), size, access=mmap.ACCESS_COPY) as wasm:
-        _check_magic(wasm[:8])
-        module = _module(config.engine(), wasm, size)
+    _check_magic(wasm[:8])
+    engine = config.engine()
+    module = _module(engine, wasm)
     imports = [(i.module, i.name or "") for i in module.imports]
-    exports = [e.name for e in module.exports]
+    exports = {e.name: e.type for e in module.exports}
     guest_abi = abi.detect(imports, exports)
+    _link(engine, module)
     sha256, length = write_image(module, output)
     return Compiled(
         abi=guest_abi,
         imports=sorted({f"{m}.{n}" for m, n in imports}),
-        exports=sorted(exports),
+        exports=[name[:_NAME_CHARS_MAX] for name in sorted(exports)[:_EXPORTS_TOLD_MAX]],
         seconds=round(time.monotonic() - started, 3),
         compiled_sha256=sha256,
         compiled_bytes=length,
@@ -157,24 +181,36 @@ def _check_magic(head: bytes) -> None:
         )
 
 
-def _module(engine: wasmtime.Engine, wasm: mmap.mmap, size: int) -> wasmtime.Module:
+def _module(engine: wasmtime.Engine, wasm: mmap.mmap) -> wasmtime.Module:
+    size = len(wasm)
     buffer = (ctypes.c_uint8 * size).from_buffer(wasm)
     pointer = ctypes.POINTER(ffi.wasmtime_module_t)()
     try:
         error = ffi.wasmtime_module_new(engine.ptr(), buffer, size, ctypes.byref(pointer))
         if error:
             message = str(wasmtime.WasmtimeError._from_ptr(error))  # noqa: SLF001
-            raise _compile_error(message)
+            raise _refusal(message, Reason.MODULE_INVALID, "is refused by the compiler")
     finally:
         del buffer  # or the mapping could not be closed
     return wasmtime.Module._from_ptr(pointer)  # noqa: SLF001
 
 
-def _compile_error(message: str) -> SluiceError:
-    if "os error 12" in message or "annot allocate memory" in message:
+def _refusal(message: str, reason: Reason, what: str) -> WorkflowInvalid:
+    if any(words in message for words in OUT_OF_MEMORY_WORDS):
         return WorkflowInvalid(Reason.COMPILE_OUT_OF_MEMORY, "")
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
-    return WorkflowInvalid(Reason.MODULE_INVALID, "is refused by the compiler: " + "; ".join(lines))
+    lines = [line.strip() for line in message.replace("Caused by:", "").splitlines()]
+    return WorkflowInvalid(reason, f"{what}: {'; '.join(filter(None, lines))}")
+
+
+def _link(engine: wasmtime.Engine, module: wasmtime.Module) -> None:
+    """Do here what the operator will do with the entry, so that it can only succeed there."""
+    linker = wasmtime.Linker(engine)
+    wasi.define(linker)
+    try:
+        linker.instantiate_pre(module)
+    except wasmtime.WasmtimeError as e:
+        what = "imports what this host has with another type"
+        raise _refusal(str(e), Reason.UNKNOWN_IMPORT, what) from None
 
 
 def write_image(module: wasmtime.Module, output: BinaryIO) -> tuple[str, int]:
@@ -186,7 +222,7 @@ def write_image(module: wasmtime.Module, output: BinaryIO) -> tuple[str, int]:
     ffi.wasmtime_module_image_range(module.ptr(), ctypes.byref(begin), ctypes.byref(end))
     length = (end.value or 0) - (begin.value or 0)
     image = memoryview((ctypes.c_uint8 * length).from_address(begin.value or 0)).cast("B")
-    if image[:4] != b"\x7fELF":
+    if image[:4].tobytes() != b"\x7fELF":
         raise RuntimeError("the compiled image is not where this version of wasmtime kept it")
     view = image
     while view:

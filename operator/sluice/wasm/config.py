@@ -21,6 +21,7 @@ _SETTINGS = {
     "wasm_threads": False,  # a shared memory would escape Store.set_limits
     "shared_memory": False,
     "wasm_memory64": False,
+    "wasm_multi_memory": False,  # a store is limited to one; so it is said before a module serves
 }
 
 

@@ -1,8 +1,10 @@
 """One workflow revision alive: its module, its limits, and a fresh store for each execution."""
 
 import math
+import re
 import time
 from dataclasses import dataclass, replace
+from typing import cast
 
 import wasmtime
 
@@ -22,6 +24,8 @@ _OUT_OF_MEMORY_WORDS = (
     b"memory allocation of",
     b"bad_alloc",
 )
+# What wasmtime says where a store's limits refuse a module at its start.
+_LIMIT_WORDS = ("table limits", "resource limit exceeded")
 _TABLE_ELEMENTS_MAX, _INSTANCES_MAX, _TABLES_MAX, _MEMORIES_MAX = 200_000, 1, 4, 1
 
 
@@ -41,13 +45,18 @@ class Engine:
     """
 
     def __init__(self, runtime: Runtime, module: Module, workflow: Workflow, config: str) -> None:
-        self._runtime, self._module = runtime, module
+        self._runtime, self.module = runtime, module
         self._limits: Limits = workflow.spec.limits
+        # Parsed once: they are texts in the spec.
+        self._timeout_s, self._memory_bytes = self._limits.timeout_s, self._limits.memory_bytes
+        self._response_bytes, self._log_bytes = (
+            self._limits.response_bytes,
+            self._limits.log_bytes,
+        )
         self._argv = [workflow.key.name, *workflow.spec.args]
         self._env = [(e.name, e.value) for e in workflow.spec.env]
         if config:
             self._env.append(("SLUICE_CONFIG", config))
-        self.module = module
 
     def run(self, execution: Execution) -> Outcome:
         """Run the guest once and say what became of it; blocks for at most the time limit.
@@ -56,13 +65,12 @@ class Engine:
             EngineRefused: the host failed, not the guest.
 
         """
-        limits = self._limits
         started, cpu = time.monotonic(), time.thread_time()
         streams = Streams(
             memoryview(execution.event),
-            limits.response_bytes,
-            limits.log_bytes,
-            started + limits.timeout_s,
+            self._response_bytes,
+            self._log_bytes,
+            started + self._timeout_s,
         )
         with wasmtime.Store(self._runtime.engine) as store, self._runtime.ticker.running():
             self._prepare(store, execution)
@@ -76,85 +84,92 @@ class Engine:
         )
 
     def _prepare(self, store: wasmtime.Store, execution: Execution) -> None:
-        limits = self._limits
         store.set_limits(
-            memory_size=limits.memory_bytes,
+            memory_size=self._memory_bytes,
             table_elements=_TABLE_ELEMENTS_MAX,
             instances=_INSTANCES_MAX,
             tables=_TABLES_MAX,
             memories=_MEMORIES_MAX,
         )
         # One more: the first tick may come at once.
-        store.set_epoch_deadline(math.ceil(limits.timeout_s / TICK_S) + 1)
+        store.set_epoch_deadline(math.ceil(self._timeout_s / TICK_S) + 1)
         wasi = wasmtime.WasiConfig()
         wasi.argv = self._argv
         wasi.env = [*self._env, *execution.env]
         store.set_wasi(wasi)
 
     def _call(self, store: wasmtime.Store, streams: Streams) -> Outcome:
-        instance = None
+        memory: wasmtime.Memory | None = None
+        end: wasmtime.Trap | wasmtime.WasmtimeError | None = None
         try:
-            with current(streams):
-                instance = self._module.pre.instantiate(store)
-                instance.exports(store)["_start"](store)
-            outcome = Outcome(OutcomeKind.COMPLETED, exit_code=0)
-        except wasmtime.ExitTrap as e:
-            kind = OutcomeKind.FAILED if e.code else OutcomeKind.COMPLETED
-            outcome = Outcome(kind, f"exit code {e.code}" if e.code else "", exit_code=e.code)
-        except wasmtime.Trap as e:
-            outcome = self._trapped(e)
-        except wasmtime.WasmtimeError as e:
-            outcome = _not_instantiated(e)
-        memory_bytes = _memory_bytes(store, instance)
-        return self._judged(replace(outcome, memory_bytes=memory_bytes), streams)
+            with current(streams):  # before the instance: a start function may write already
+                exports = self.module.pre.instantiate(store).exports(store)
+                memory = cast("wasmtime.Memory", exports["memory"])
+                cast("wasmtime.Func", exports["_start"])(store)
+        except (wasmtime.Trap, wasmtime.WasmtimeError) as e:
+            end = e
+        if streams.host_error:
+            raise EngineRefused(
+                Reason.ENGINE_REFUSED, f"the host failed the guest: {streams.host_error!r}"
+            ) from streams.host_error
+        memory_bytes = memory.data_len(store) if memory else 0
+        return self._named(replace(self._outcome(end, streams), memory_bytes=memory_bytes), streams)
 
-    def _trapped(self, trap: wasmtime.Trap) -> Outcome:
-        if trap.trap_code is wasmtime.TrapCode.INTERRUPT:
+    def _outcome(
+        self, end: wasmtime.Trap | wasmtime.WasmtimeError | None, streams: Streams
+    ) -> Outcome:
+        """Judge in the order in which one explains the other: an interrupt may be our own doing."""
+        if streams.overflowed:
+            return Outcome(
+                OutcomeKind.FAILED,
+                f"wrote more than limits.response {self._limits.response} to stdout",
+            )
+        code = streams.exit_code
+        if code is None and end is None:
+            code = 0
+        if code is not None:
+            kind = OutcomeKind.FAILED if code else OutcomeKind.COMPLETED
+            return Outcome(kind, f"exit code {code}" if code else "", exit_code=code)
+        if isinstance(end, wasmtime.Trap) and end.trap_code is wasmtime.TrapCode.INTERRUPT:
             return Outcome(
                 OutcomeKind.TIMED_OUT, f"ran longer than limits.timeout {self._limits.timeout}"
             )
-        return Outcome(OutcomeKind.TRAPPED, _first_line(trap.message))
+        return self._failure(str(end))
 
-    def _judged(self, outcome: Outcome, streams: Streams) -> Outcome:
-        if streams.overflowed:
-            return replace(
-                outcome,
-                kind=OutcomeKind.FAILED,
-                message=f"wrote more than limits.response {self._limits.response} to stdout",
-            )
+    def _failure(self, text: str) -> Outcome:
+        cause = _cause(text)
+        if "memory limits" in cause or "GC heap out of memory" in cause:
+            return self._out_of_memory(Outcome(OutcomeKind.TRAPPED, cause))
+        if any(words in cause for words in _LIMIT_WORDS):
+            return Outcome(OutcomeKind.REFUSED, cause)
+        if "wasm trap:" in text or "wasm backtrace:" in text:
+            return Outcome(OutcomeKind.TRAPPED, cause)
+        raise EngineRefused(Reason.ENGINE_REFUSED, f"the guest could not be started: {cause}")
+
+    def _named(self, outcome: Outcome, streams: Streams) -> Outcome:
         guilty = outcome.kind in {OutcomeKind.FAILED, OutcomeKind.TRAPPED}
-        if guilty and self._ran_out_of_memory(outcome, streams.log):
-            return replace(
-                outcome,
-                kind=OutcomeKind.OUT_OF_MEMORY,
-                message=f"asked for more than limits.memory {self._limits.memory} "
-                f"({outcome.message})",
-            )
+        if guilty and not streams.overflowed and self._ran_out_of_memory(outcome, streams.log):
+            return self._out_of_memory(outcome)
         return outcome
+
+    def _out_of_memory(self, outcome: Outcome) -> Outcome:
+        return replace(
+            outcome,
+            kind=OutcomeKind.OUT_OF_MEMORY,
+            message=f"asked for more than limits.memory {self._limits.memory} ({outcome.message})",
+        )
 
     def _ran_out_of_memory(self, outcome: Outcome, log: bytes) -> bool:
         # The last page or a sixteenth: allocators grow in steps, so a full memory has a margin.
-        limit = self._limits.memory_bytes
+        limit = self._memory_bytes
         full = outcome.memory_bytes >= limit - max(limit // 16, 1 << 16)
         return full or any(words in log[-4096:].lower() for words in _OUT_OF_MEMORY_WORDS)
 
 
-def _memory_bytes(store: wasmtime.Store, instance: wasmtime.Instance | None) -> int:
-    memory = instance.exports(store).get("memory") if instance else None
-    return memory.data_len(store) if isinstance(memory, wasmtime.Memory) else 0
-
-
-def _not_instantiated(error: wasmtime.WasmtimeError) -> Outcome:
-    message = _first_line(str(error))
-    if "memory minimum size" in message or "memory limits" in message:
-        return Outcome(OutcomeKind.OUT_OF_MEMORY, f"needs more than limits.memory: {message}")
-    if "exceed" in message and "limit" in message:
-        return Outcome(OutcomeKind.REFUSED, message)
-    raise EngineRefused(Reason.ENGINE_REFUSED, f"the guest could not be started: {message}")
-
-
-def _first_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    # wasmtime ends its explanations with the cause, after a backtrace that only its authors read.
-    causes = [line for line in lines if line.startswith("wasm trap:")]
-    return (causes or lines or ["no message"])[0][:300]
+def _cause(text: str) -> str:
+    """Return the one line that says why: wasmtime puts it behind a backtrace."""
+    numbered = (re.sub(r"^\s*(\d+: )?", "", line).strip() for line in text.splitlines())
+    lines = [line for line in numbered if line]
+    traps = [line for line in lines if line.startswith("wasm trap:")]
+    after = lines[lines.index("Caused by:") + 1 :] if "Caused by:" in lines else []
+    return "; ".join(traps[:1] or after or lines[:1] or ["no message"])[:300]

@@ -1,7 +1,7 @@
 """Decompress in bounded pieces, and tell truncated, corrupt and trailing data apart."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, Protocol
 
 import brotli
@@ -69,19 +69,25 @@ class _Gzip:
     def feed(self, data: bytes) -> Iterator[bytes]:
         while data:
             yield self._decoder.decompress(data, OUTPUT_BYTES)
-            data = self._decoder.unconsumed_tail
+            # After the end it never shrinks again: to wait for it would be for ever.
+            data = b"" if self._decoder.eof else self._decoder.unconsumed_tail
         if self._decoder.unused_data:
             raise _trailing()
 
 
 class _Plain:
-    finished = True
+    finished: bool = True
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         yield data
 
 
-_DECODERS = {"brotli": _Brotli, "zstd": _Zstd, "gzip": _Gzip, "none": _Plain}
+_DECODERS: dict[str, Callable[[], _Decoder]] = {
+    "brotli": _Brotli,
+    "zstd": _Zstd,
+    "gzip": _Gzip,
+    "none": _Plain,
+}
 _ERRORS = (brotli.error, zstandard.ZstdError, zlib.error)
 
 
@@ -92,7 +98,7 @@ def inflate(source: BinaryIO, encoding: str) -> Iterator[bytes]:
         ContentInvalid: StreamCorrupt, StreamTruncated or TrailingData.
 
     """
-    decoder: _Decoder = _DECODERS[encoding]()
+    decoder = _DECODERS[encoding]()
     while chunk := source.read(CHUNK_BYTES):
         if decoder.finished and encoding != "none":
             raise _trailing()

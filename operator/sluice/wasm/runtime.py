@@ -1,10 +1,13 @@
 """What all guests of a process share: one wasmtime Engine, its ticker, the linker, the mappings."""
 
+import contextlib
+import fcntl
 import logging
+import resource
 import threading
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from weakref import WeakValueDictionary
 
 import wasmtime
@@ -17,7 +20,6 @@ from sluice.wasm.abi import wasi
 from sluice.wasm.cache import Entry, ModuleCache, make_private
 from sluice.wasm.compilation import Compilation, Source
 from sluice.wasm.ticker import Ticker
-
 
 log = logging.getLogger(__name__)
 
@@ -33,12 +35,15 @@ class Module:
 class Runtime:
     """Opened once in a process; ``close`` after the last engine.
 
-    A second Engine would cost memory for nothing, so there is no way to ask for one.
+    A second Engine would cost memory for nothing, so there is no way to ask for one. It holds its
+    data directory alone: another process there would sweep away what this one assembles.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         make_private(settings.data_dir)
+        self._lock_file = _lock(settings.data_dir)
+        _allow_descriptors()
         self._make_work_dir(settings.work_dir)
         self.cache = ModuleCache(settings.cache_dir, config.fingerprint(), settings.cache_bytes_max)
         self.engine = config.engine()
@@ -91,6 +96,30 @@ class Runtime:
 
     def close(self) -> None:
         self.ticker.close()
+        self._lock_file.close()
+
+
+def _lock(directory: Path) -> IO[str]:
+    """Hold a directory until the file is closed or this process is gone, however it goes."""
+    file = (directory / "lock").open("w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as e:
+        file.close()
+        raise EngineRefused(
+            Reason.ENGINE_REFUSED,
+            f"{directory} cannot be locked ({e.strerror}): another sluice runs in it; stop that "
+            "one, or give this one a data_dir of its own",
+        ) from None
+    return file
+
+
+def _allow_descriptors() -> None:
+    # wasmtime keeps the file of each mapped module open, and a shell's usual 1,024 would be the
+    # limit of what can serve. The soft limit is there for select(2), which nothing here uses.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class Compiling:
@@ -107,6 +136,11 @@ class Compiling:
             self._output.touch(0o600, exist_ok=False)
             answer: dict[str, Any] = self._compilation.run()
             self._runtime.cache.publish(self._digest, self._output, answer)
+        except OSError as e:
+            where = self._runtime.settings.data_dir
+            raise EngineRefused(
+                Reason.ENGINE_REFUSED, f"the compiled module cannot be kept in {where}: {e}"
+            ) from e
         finally:
             self._output.unlink(missing_ok=True)
         module = self._runtime.module(self._digest)

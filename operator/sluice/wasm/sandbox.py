@@ -1,11 +1,12 @@
 """What an unprivileged process can still do to itself before it touches untrusted bytes.
 
-Limits, no new privileges, death with its parent, and Landlock (Linux 5.13 and later): once
-``lock`` has returned, no file can be opened and no socket connected or bound; only the file
-descriptors that are open by then remain. Each step that a kernel lacks is left out, and
-``lock`` says what it reached, so that a log can tell.
+Limits, no new privileges, death with its parent, no further descriptor, and Landlock (Linux 5.13
+and later): once ``lock`` has returned, nothing can be opened and no socket made, and no file can
+be changed by its name; only the descriptors that are open by then remain. What a kernel lacks is
+left out, and ``lock`` says what it reached, so that a log can tell.
 """
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -27,13 +28,17 @@ def limit(address_space_bytes: int, cpu_s: int, file_bytes: int) -> None:
         (resource.RLIMIT_AS, address_space_bytes),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, 64),
     ):
-        _, hard = resource.getrlimit(kind)
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        bound = _at_most_hard(kind, value)
         resource.setrlimit(kind, (bound, bound))
     # The hard limit one second later: SIGXCPU first, which names the reason, then SIGKILL.
-    resource.setrlimit(resource.RLIMIT_CPU, (cpu_s, cpu_s + 1))
+    bound = _at_most_hard(resource.RLIMIT_CPU, cpu_s + 1)
+    resource.setrlimit(resource.RLIMIT_CPU, (min(cpu_s, bound), bound))
+
+
+def _at_most_hard(kind: int, value: int) -> int:
+    _, hard = resource.getrlimit(kind)
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def die_with_parent(parent: int) -> None:
@@ -45,11 +50,10 @@ def die_with_parent(parent: int) -> None:
 
 def close_others(keep: set[int]) -> None:
     """Close every descriptor but the standard three and ``keep``."""
-    begin = 3
-    for fd in sorted(keep):
-        os.closerange(begin, fd)
-        begin = max(begin, fd + 1)
-    os.closerange(begin, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    for fd in map(int, os.listdir("/proc/self/fd")):  # noqa: PTH208 - no pathlib in the child
+        if fd > 2 and fd not in keep:
+            with contextlib.suppress(OSError):  # the listing's own is closed already
+                os.close(fd)
 
 
 def lock() -> list[str]:
@@ -60,6 +64,10 @@ def lock() -> list[str]:
     _prctl(_PR_SET_DUMPABLE, 0)
     if (version := _landlock()) > 0:
         held.append(f"landlock-{version}")
+    # Last, because Landlock itself is a descriptor. What is open stays open; nothing can be added:
+    # no file, no socket of any family, where Landlock knows only TCP.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+    held.append("no_new_descriptors")
     return held
 
 

@@ -72,6 +72,7 @@ class Api:
             SourceUnavailable: there is no configuration, or it cannot be used.
 
         """
+        stamina.instrumentation.set_on_retry_hooks([])  # the last failure is told, by who asked
         configuration = client.Configuration()
         configuration.connection_pool_maxsize = 16
         try:

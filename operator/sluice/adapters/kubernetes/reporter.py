@@ -152,8 +152,9 @@ class StatusReporter:
         gone = {http.HTTPStatus.NOT_FOUND, http.HTTPStatus.CONFLICT}
         if error.status in gone:
             # Deleted, or made anew under this name: the watch will tell; not ours to write on.
-            report.snapshot, report.told = snapshot, status.render(
-                snapshot, report.told, datetime.now(UTC)
+            report.snapshot, report.told = (
+                snapshot,
+                status.render(snapshot, report.told, datetime.now(UTC)),
             )
             return
         report.failures += 1

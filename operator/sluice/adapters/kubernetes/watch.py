@@ -6,13 +6,16 @@ of names follows whenever kopf has listed anew, and now and then besides.
 """
 
 import asyncio
+import concurrent.futures
+import contextlib
 import logging
+import threading
 from collections.abc import Collection
 from typing import Any
 
 import kopf
 
-from sluice.adapters.kubernetes.api import METADATA_LIST, Api, ApiError
+from sluice.adapters.kubernetes.api import METADATA_LIST, Account, Api, ApiError
 from sluice.adapters.kubernetes.reporter import StatusReporter
 from sluice.desire import Desire
 from sluice.errors import SourceUnavailable
@@ -24,7 +27,7 @@ from sluice.workflow import API_VERSION, GROUP, PLURAL, VERSION, WorkflowKey
 
 log = logging.getLogger(__name__)
 _PAGE = 500
-_RESYNC_AFTER_LISTING_S = 2.0
+_SETTLE_S = 0.5
 
 
 class Watch:
@@ -44,26 +47,65 @@ class Watch:
         self.synced = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Watch until ``stop``; raises SourceUnavailable where the API is not installed."""
+        """Watch until ``stop``; raises SourceUnavailable where it cannot begin."""
         await self._check_installed()
-        resync = asyncio.create_task(self._resync())
-        try:
-            await kopf.operator(
-                registry=self._registry(),
-                settings=self._kopf_settings(),
-                stop_flag=stop,
-                namespaces=self._namespaces,
-                clusterwide=not self._namespaces,
-                standalone=True,
-            )
-        finally:
+        async with asyncio.TaskGroup() as group:
+            resync = group.create_task(self._resync())
+            while not stop.is_set():
+                await self._watch(stop)
             resync.cancel()
-            await asyncio.wait([resync])
 
-    def _registry(self) -> kopf.OperatorRegistry:
+    async def _watch(self, stop: asyncio.Event) -> None:
+        """Watch until ``stop``, or until kopf gives up: what serves goes on meanwhile."""
+        loop = asyncio.get_running_loop()
+        stopping: concurrent.futures.Future[None] = concurrent.futures.Future()
+        ended = loop.create_future()
+        # A thread and a loop of its own: at its end kopf cancels every task it finds in the loop
+        # that was not there when it began, and in the main thread it takes the signals away.
+        threading.Thread(
+            target=self._watch_in_thread, args=(loop, stopping, ended), name="kopf", daemon=True
+        ).start()
+        asked = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([asked, ended], return_when=asyncio.FIRST_COMPLETED)
+        asked.cancel()
+        stopping.set_result(None)
+        if failure := await ended:
+            log.error("the watch failed and is begun anew: %s", failure)
+            await asyncio.sleep(_SETTLE_S)
+
+    def _watch_in_thread(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        stopping: "concurrent.futures.Future[None]",
+        ended: "asyncio.Future[str]",
+    ) -> None:
+        failure = ""
+        try:
+            asyncio.run(
+                kopf.operator(
+                    registry=self._registry(loop),
+                    settings=self._kopf_settings(),
+                    stop_flag=stopping,
+                    namespaces=self._namespaces,
+                    clusterwide=not self._namespaces,
+                    standalone=True,
+                )
+            )
+        except Exception as e:
+            failure = str(e) or type(e).__name__
+        loop.call_soon_threadsafe(ended.set_result, failure)
+
+    def _registry(self, loop: asyncio.AbstractEventLoop) -> kopf.OperatorRegistry:
+        async def login(**_: Any) -> kopf.ConnectionInfo:
+            account = asyncio.run_coroutine_threadsafe(self._api.account(), loop)
+            return _connection(await asyncio.wrap_future(account))
+
+        async def seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002: kopf's
+            loop.call_soon_threadsafe(self._seen, type, _plain(body))
+
         registry = kopf.OperatorRegistry()
-        kopf.on.login(registry=registry)(self._login)
-        kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(self._seen)
+        kopf.on.login(registry=registry)(login)
+        kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)(seen)
         return registry
 
     @staticmethod
@@ -80,30 +122,14 @@ class Watch:
         settings.networking.trust_env = True
         return settings
 
-    async def _login(self, **_: Any) -> kopf.ConnectionInfo:
-        account = await self._api.account()
-        scheme, _, token = (account.authorization or "").partition(" ")
-        return kopf.ConnectionInfo(
-            server=account.server,
-            insecure=account.insecure,
-            ca_path=account.ca_path,
-            ca_data=account.ca_data,
-            certificate_path=account.certificate_path,
-            private_key_path=account.private_key_path,
-            scheme=scheme.capitalize() or None,
-            token=token or None,
-            trust_env=True,
-        )
-
-    async def _seen(self, type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002: kopf's
-        plain = _plain(body)
-        desire = Desire.of(plain, self._settings)
-        if type == "DELETED":
+    def _seen(self, kind: str | None, body: dict[str, Any]) -> None:
+        desire = Desire.of(body, self._settings)
+        if kind == "DELETED":
             self._fleet.forget(desire.key, desire.uid)
             return
-        if type is None:
+        if kind is None:
             self._listed.set()
-        told = plain.get("status") or {}
+        told = body.get("status") or {}
         self._reporter.observed(desire.key, told)
         self._fleet.want(desire, told.get("lastHandledRunAt"), restored_runs(told))
 
@@ -121,13 +147,15 @@ class Watch:
             )
 
     async def _resync(self) -> None:
-        """Forget what is not there any more, soon after each of kopf's lists and now and then."""
+        """Forget what is not there any more, soon after each of kopf's lists and now and then.
+
+        The first time that nothing is there which the fleet has not heard of, all is ``synced``.
+        """
         while True:
-            try:
-                await asyncio.wait_for(self._listed.wait(), self._settings.resync_s)
-                await asyncio.sleep(_RESYNC_AFTER_LISTING_S)
-            except TimeoutError:
-                pass
+            pause_s = self._settings.resync_s if self.synced.is_set() else _SETTLE_S
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._listed.wait(), pause_s)
+                await asyncio.sleep(_SETTLE_S)  # one list of ours for all that kopf's brings
             self._listed.clear()
             known = self._fleet.keys()  # before the list: what is newer than it is not judged by it
             try:
@@ -138,7 +166,8 @@ class Watch:
             for key, uid in known.items():
                 if there.get(key) != uid:
                     self._fleet.forget(key, uid)
-            self.synced.set()
+            if there.keys() <= self._fleet.keys().keys():
+                self.synced.set()
 
     async def _names(self) -> dict[WorkflowKey, str]:
         found: dict[WorkflowKey, str] = {}
@@ -151,7 +180,7 @@ class Watch:
                     query=query,
                     accept=METADATA_LIST,
                 )
-                for item in page["items"]:
+                for item in page["items"] or ():  # null where there is none
                     metadata = item["metadata"]
                     found[WorkflowKey(metadata["namespace"], metadata["name"])] = metadata["uid"]
                 token = page["metadata"].get("continue")
@@ -159,6 +188,21 @@ class Watch:
                     break
                 query["continue"] = token
         return found
+
+
+def _connection(account: Account) -> kopf.ConnectionInfo:
+    scheme, _, token = (account.authorization or "").partition(" ")
+    return kopf.ConnectionInfo(
+        server=account.server,
+        insecure=account.insecure,
+        ca_path=account.ca_path,
+        ca_data=account.ca_data,
+        certificate_path=account.certificate_path,
+        private_key_path=account.private_key_path,
+        scheme=scheme.capitalize() or None,
+        token=token or None,
+        trust_env=True,
+    )
 
 
 def _plain(body: kopf.Body) -> dict[str, Any]:

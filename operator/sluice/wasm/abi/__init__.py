@@ -1,6 +1,8 @@
 """What a guest may call: which interface a module speaks, and the host's side of each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+import wasmtime
 
 from sluice.errors import WorkflowInvalid
 from sluice.reasons import Reason
@@ -16,6 +18,7 @@ _NEEDED_EXPORTS = {
 
 # The functions of WASI preview 1 (wasi-libc's wasi/api.h); wasmtime has all of them.
 _WASI_FUNCTIONS = frozenset(
+    # A literal set of them would be a page.
     """args_get args_sizes_get environ_get environ_sizes_get clock_res_get clock_time_get
     fd_advise fd_allocate fd_close fd_datasync fd_fdstat_get fd_fdstat_set_flags
     fd_fdstat_set_rights fd_filestat_get fd_filestat_set_size fd_filestat_set_times fd_pread
@@ -23,12 +26,14 @@ _WASI_FUNCTIONS = frozenset(
     fd_tell fd_write path_create_directory path_filestat_get path_filestat_set_times path_link
     path_open path_readlink path_remove_directory path_rename path_symlink path_unlink_file
     poll_oneoff proc_exit proc_raise sched_yield random_get sock_accept sock_recv sock_send
-    sock_shutdown""".split()
+    sock_shutdown""".split()  # noqa: SIM905
 )
 
 
-def detect(imports: Sequence[tuple[str, str]], exports: Sequence[str]) -> str:
+def detect(imports: Sequence[tuple[str, str]], exports: Mapping[str, object]) -> str:
     """Return the name of the interface that a module of these imports and exports speaks.
+
+    ``exports`` are wasmtime's types by their names.
 
     Raises:
         WorkflowInvalid: AbiUnsupported, UnknownImport or MissingExport.
@@ -49,4 +54,16 @@ def detect(imports: Sequence[tuple[str, str]], exports: Sequence[str]) -> str:
     for needed, hint in _NEEDED_EXPORTS.items():
         if needed not in exports:
             raise WorkflowInvalid(Reason.MISSING_EXPORT, f"does not export {needed}; {hint}")
+    start = exports["_start"]
+    if not isinstance(start, wasmtime.FuncType) or start.params or start.results:
+        raise WorkflowInvalid(
+            Reason.MISSING_EXPORT,
+            "exports a _start that is no function without parameters and results; "
+            + _NEEDED_EXPORTS["_start"],
+        )
+    if not isinstance(exports["memory"], wasmtime.MemoryType):
+        raise WorkflowInvalid(
+            Reason.MISSING_EXPORT,
+            "exports a memory that is no linear memory; " + _NEEDED_EXPORTS["memory"],
+        )
     return "wasi"

@@ -1,0 +1,3 @@
+module sluice.dev/examples/price-alert
+
+go 1.24

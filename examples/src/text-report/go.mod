@@ -1,0 +1,3 @@
+module sluice.dev/examples/text-report
+
+go 1.24

@@ -1,0 +1,23 @@
+"""What every test may use, and the order in which tests run."""
+
+from pathlib import Path
+
+import pytest
+
+from ground import waiting
+
+_CLUSTER = Path(__file__).parent / "cluster"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a control plane, and run it last: a fast test tells more in less time."""
+    for item in items:
+        if item.path.is_relative_to(_CLUSTER):
+            item.add_marker(pytest.mark.cluster)
+    items.sort(key=lambda item: item.get_closest_marker("cluster") is not None)
+
+
+@pytest.fixture(scope="session")
+def wait_until() -> waiting.WaitUntil:
+    """Wait for a condition: ``wait_until(predicate, timeout_s, what)`` returns what was true."""
+    return waiting.wait_until

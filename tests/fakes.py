@@ -1,0 +1,173 @@
+"""Stand-ins for what tests cannot wait for or break at will: ConfigMaps, time, the wall clock.
+
+Each has the interface of the real one. What runs guests and answers for the API is never faked.
+"""
+
+import asyncio
+import hashlib
+import selectors
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, TypeVar
+
+import msgspec
+
+from sluice.binary import Part
+from sluice.errors import ContentInvalid, SourceUnavailable
+from sluice.reasons import Reason
+from sluice.workflow import PartRef, Workflow, WorkflowKey, WorkflowSpec
+
+_T = TypeVar("_T")
+Payload = bytes | str
+
+
+class MemorySource:
+    """ConfigMaps in memory, with the interface of ``supply.Source`` and faults at will.
+
+    ``fault``, if set, is raised by the next read; while ``gate`` is cleared, reads wait at it.
+    """
+
+    def __init__(self) -> None:
+        self._data: dict[tuple[str, str], tuple[dict[str, Payload], str]] = {}
+        self._changes = 0
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.fault: Exception | None = None
+        self.reads: list[str] = []
+        self.reading = self.reading_max = 0
+        self.after_read: Callable[[PartRef], None] = lambda _: None
+
+    def put(self, namespace: str, name: str, data: Mapping[str, Payload]) -> str:
+        """Apply a ConfigMap and return its new version."""
+        self._changes += 1
+        self._data[namespace, name] = dict(data), str(self._changes)
+        return str(self._changes)
+
+    def delete(self, namespace: str, name: str) -> None:
+        del self._data[namespace, name]
+
+    async def part(self, namespace: str, ref: PartRef) -> Part:
+        self.reads.append(f"{ref.name}/{ref.key}")
+        self.reading += 1
+        self.reading_max = max(self.reading, self.reading_max)
+        try:
+            await self.gate.wait()
+            if fault := self.fault:
+                self.fault = None
+                raise fault
+            part = self._part(namespace, ref)
+        finally:
+            self.reading -= 1
+        self.after_read(ref)
+        return part
+
+    async def version(self, namespace: str, name: str) -> str | None:
+        found = self._data.get((namespace, name))
+        return found[1] if found else None
+
+    def _part(self, namespace: str, ref: PartRef) -> Part:
+        found = self._data.get((namespace, ref.name))
+        if found is None:
+            raise ContentInvalid(
+                Reason.CONFIG_MAP_NOT_FOUND, f"ConfigMap {ref.name} is not there", {ref.name: None}
+            )
+        data, version = found
+        if ref.key not in data:
+            raise ContentInvalid(
+                Reason.KEY_NOT_FOUND, f"ConfigMap {ref.name} has no key {ref.key}",
+                {ref.name: version},
+            )  # fmt: skip
+        return Part(data[ref.key], version)
+
+
+class GeneratedSource:
+    """Makes each part anew when it is asked for: nothing but the reader can hold one."""
+
+    def __init__(self, make: Callable[[int], Payload]) -> None:
+        self._make = make
+
+    async def part(self, namespace: str, ref: PartRef) -> Part:  # noqa: ARG002
+        return Part(self._make(int(ref.key)), "1")
+
+    async def version(self, namespace: str, name: str) -> str | None:  # noqa: ARG002
+        return "1"
+
+
+def unavailable(message: str = "the API server does not answer") -> SourceUnavailable:
+    return SourceUnavailable(Reason.SOURCE_UNAVAILABLE, message)
+
+
+def workflow(
+    wasm: bytes | tuple[str, int],
+    parts: Sequence[PartRef] = (PartRef(name="parts"),),
+    *,
+    name: str = "hello",
+    namespace: str = "team",
+    **spec: Any,
+) -> Workflow:
+    """Return a workflow of a module, or of its digest and size; parts are not encoded."""
+    digest, size = (
+        wasm if isinstance(wasm, tuple) else (hashlib.sha256(wasm).hexdigest(), len(wasm))
+    )
+    module = {
+        "digest": f"sha256:{digest}", "size": size, "encoding": "none",
+        "configMaps": [{"name": p.name, "key": p.key} for p in parts],
+    } | spec.pop("module", {})  # fmt: skip
+    return Workflow(
+        key=WorkflowKey(namespace, name), uid=f"uid-{name}", generation=1,
+        spec=msgspec.convert({"module": module} | spec, WorkflowSpec),
+    )  # fmt: skip
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """A loop whose time passes only while everybody waits, and then at once."""
+
+    def __init__(self) -> None:
+        self._now_s = 0.0
+        super().__init__(_Leaping(self))
+
+    def time(self) -> float:
+        return self._now_s
+
+    def leap(self, by_s: float) -> None:
+        self._now_s += by_s
+
+
+class _Leaping(selectors.SelectSelector):
+    def __init__(self, loop: VirtualLoop) -> None:
+        super().__init__()
+        self._loop = loop
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout is None:
+            raise RuntimeError("everybody waits, and for nothing that time would bring")
+        if not ready and timeout:
+            self._loop.leap(timeout)
+        return ready
+
+
+def in_virtual_time(work: Coroutine[Any, Any, _T]) -> _T:
+    """Run ``work`` to its end; an hour of waiting takes no time."""
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        return runner.run(work)
+
+
+class WallClock:
+    """A wall clock that goes with the running loop, and can be set."""
+
+    def __init__(self, start: datetime) -> None:
+        self._start = start
+
+    def __call__(self) -> datetime:
+        return self._start + timedelta(seconds=asyncio.get_running_loop().time())
+
+    def set(self, by: timedelta) -> None:
+        self._start += by
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait for what other tasks, threads or children do, as long as a slow machine may take."""
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - threads and children set no event of ours
+            await asyncio.sleep(0.001)

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from sluice.metrics import Metrics
+from sluice.outcome import OutcomeKind
+from sluice.settings import Settings, table
+
+UNITS = {
+    "bytes", "seconds", "CPU seconds", "path", "workflows", "processes", "parts", "threads",
+    "executions", "requests", "requests per second",
+}  # fmt: skip
+
+
+def test_every_bound_has_a_unit_and_a_purpose() -> None:
+    """No number of the operator is without its unit and a word on what it is for."""
+    for row in table():
+        assert row.unit in UNITS, row
+        assert row.purpose, row
+
+
+@pytest.mark.parametrize(("ending", "units"), [
+    ("_bytes_max", {"bytes"}), ("_s", {"seconds"}), ("_s_max", {"seconds", "CPU seconds"}),
+])  # fmt: skip
+def test_a_name_says_its_unit(ending: str, units: set[str]) -> None:
+    """Who reads a flag knows what its number counts, without a manual."""
+    ended = [row for row in table() if row.name.removesuffix("_per_s_max").endswith(ending)]
+    assert ended
+    assert {row.unit for row in ended} <= units
+
+
+def test_flags_and_variables_follow_from_the_names() -> None:
+    """One setting has one name in three spellings."""
+    row = next(row for row in table() if row.name == "compile_memory_bytes_max")
+    assert row.flag == "--compile-memory-bytes-max"
+    assert row.variable == "SLUICE_COMPILE_MEMORY_BYTES_MAX"
+    assert len({row.flag for row in table()}) == len(table())
+
+
+def test_every_default_is_usable() -> None:
+    """The operator starts without a single flag: no bound is 0 or less by default."""
+    for row in table():
+        assert isinstance(row.default, Path) or row.default > 0, row
+
+
+def test_the_data_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """XDG_CACHE_HOME is honoured; without it the data is under the home."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert Settings().cache_dir == tmp_path / "sluice/data/modules"
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert Settings().work_dir == tmp_path / "home/.cache/sluice/data/assembling"
+
+
+def test_few_threads_run_guests_however_many_cores_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a large node the guests' memory does not grow with its cores."""
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(64)))
+    assert Settings().workers == 4
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0})
+    assert Settings().workers == 1
+
+
+def test_every_metric_is_born_at_0() -> None:
+    """A dashboard or an alert sees 0 and not "no data" before anything has happened."""
+    lines = generate_latest(Metrics().registry).decode().splitlines()
+    values = [line for line in lines if not line.startswith("#") and "_created" not in line]
+    assert values
+    assert [line for line in values if not line.endswith(" 0.0")] == []
+    names = {line.split()[2] for line in lines if line.startswith("# TYPE")}
+    born = {line.partition("{")[0].split()[0] for line in values}
+    for name in names:
+        assert any(sample.startswith(name.removesuffix("_created")) for sample in born), name
+
+
+def test_every_outcome_has_its_label_and_no_tenant_has() -> None:
+    """The series are as many as the outcomes, not as many as the workflows."""
+    text = generate_latest(Metrics().registry).decode()
+    for kind in OutcomeKind:
+        assert f'sluice_executions_total{{outcome="{kind}"}} 0.0' in text
+    assert "namespace=" not in text
+
+
+def test_the_line_is_read_whenever_somebody_asks() -> None:
+    """starts_waiting and starts_in_flight are never stale."""
+    metrics, state = Metrics(), {"waiting": 1.0, "in_flight": 2.0}
+    metrics.watch_rollout(lambda: state["waiting"], lambda: state["in_flight"])
+    assert metrics.registry.get_sample_value("sluice_starts_waiting") == 1
+    state["in_flight"] = 5
+    assert metrics.registry.get_sample_value("sluice_starts_in_flight") == 5
