@@ -35,7 +35,7 @@ class MemorySource:
         self.fault: Exception | None = None
         self.reads: list[str] = []
         self.reading = self.reading_max = 0
-        self.after_read: Callable[[PartRef], None] = lambda _: None
+        self.after_read: Callable[[PartRef], object] = lambda _: None
 
     def put(self, namespace: str, name: str, data: Mapping[str, Payload]) -> str:
         """Apply a ConfigMap and return its new version."""

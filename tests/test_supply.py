@@ -191,6 +191,18 @@ class TestModule:
         assert caught.value.seen == {"cm": first}
         assert await ground.supply.version("team", "cm") != first
 
+    async def test_a_key_removed_while_parts_were_read_is_seen_as_it_was_first(
+        self, ground: Ground
+    ) -> None:
+        """The version that is told is the oldest that was read, whatever failed after it."""
+        keys = (PartRef(name="cm", key="a"), PartRef(name="cm", key="b"))
+        first = ground.source.put("team", "cm", {"a": b"", "b": HELLO})
+        ground.source.after_read = lambda _: ground.put("cm", b"", "a")
+        with pytest.raises(ContentInvalid) as caught:
+            await ground.supply.module(workflow(HELLO, keys))
+        assert caught.value.reason is Reason.KEY_NOT_FOUND
+        assert caught.value.seen == {"cm": first}
+
     async def test_an_unreachable_source_is_nobodys_verdict(self, ground: Ground) -> None:
         """A cluster that does not answer leaves nothing behind, and the next try succeeds."""
         ground.source.fault = unavailable()

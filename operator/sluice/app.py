@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sluice.adapters import http
 from sluice.errors import WorkflowInvalid
-from sluice.fleet import Fleet
+from sluice.fleet import Fleet, Subscribe, subscribe_nothing
 from sluice.metrics import Metrics
 from sluice.outcome import OutcomeKind
 from sluice.reasons import Reason
@@ -54,7 +54,11 @@ class Run:
 
 @asynccontextmanager
 async def fleet(
-    source: Source, reporter: Reporter, settings: Settings, metrics: Metrics
+    source: Source,
+    reporter: Reporter,
+    settings: Settings,
+    metrics: Metrics,
+    subscribe: Subscribe = subscribe_nothing,
 ) -> AsyncIterator[Fleet]:
     """Open a fleet; at the end of the block it is drained and all that it held is closed."""
     runtime = await asyncio.to_thread(Runtime, settings)
@@ -63,7 +67,7 @@ async def fleet(
         lambda: rollout.statistics().waiting, lambda: rollout.statistics().in_flight
     )
     supply = Supply(source, runtime, settings, metrics)
-    alive = Fleet(supply, runtime, rollout, settings, metrics, reporter)
+    alive = Fleet(supply, runtime, rollout, settings, metrics, reporter, subscribe)
     try:
         yield alive
     finally:

@@ -1,10 +1,10 @@
 """What is wanted, what is alive, and the one path between them."""
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections import deque
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -30,6 +30,11 @@ _WAITING = Verdict(False, Reason.WAITING_FOR_TURN, "not admitted yet")
 _ADMITTED = Verdict(True, Reason.ADMITTED, "admitted")
 _NOT_READ = Verdict(False, Reason.NOT_STARTED, "the ConfigMaps have not been read yet")
 _SUSPENDED = Verdict(False, Reason.SUSPENDED, "spec.suspend is true; set it to false to resume")
+Subscribe = Callable[[Engine], Awaitable[None]]
+
+
+async def subscribe_nothing(_: Engine) -> None:
+    """Return at once: a WASI program has no interface to subscribe through."""
 
 
 @dataclass(eq=False, slots=True)
@@ -78,9 +83,11 @@ class Fleet:
         settings: Settings,
         metrics: Metrics,
         reporter: Reporter,
+        subscribe: Subscribe = subscribe_nothing,
     ) -> None:
         self._supply, self._runtime, self._rollout = supply, runtime, rollout
         self._settings, self._metrics, self._reporter = settings, metrics, reporter
+        self._subscribe = subscribe
         self._upkeep = Upkeep(supply, settings)
         self._executions = Executions(settings, metrics, self._finished)
         self._lives: dict[WorkflowKey, _Life] = {}
@@ -208,7 +215,7 @@ class Fleet:
                 await asyncio.sleep(self._pause_s(failures))
 
     async def _converge(self, life: _Life) -> None:
-        """The path of one workflow from its desire to an engine that serves."""
+        """Walk the path of one workflow from its desire to an engine that serves."""
         if life.desire.problem:
             raise life.desire.problem
         workflow = life.desire.workflow
@@ -221,8 +228,9 @@ class Fleet:
             config = await self._supply.config(workflow)
             # 3 the module: mapped, from the cache or from a child that compiles it
             supplied = await self._supply.module(workflow)
-            # 4 the engine, and its triggers all or none
+            # 4 the engine, what it subscribes to, and its triggers all or none
             engine = Engine(self._runtime, supplied.module, workflow, config)
+            await self._subscribe(engine)
             armed = triggers.arm(workflow, lambda event: self._fire(life, event))
             # 5 only now it takes the place of the one before
             self._serve(life, _Alive(workflow, config, engine, armed, _facts(workflow, supplied)))
@@ -267,7 +275,7 @@ class Fleet:
 
     def _pause_s(self, failures: int) -> float:
         longest = min(2.0**failures, self._settings.retry_s_max)
-        return random.uniform(longest / 2, longest)  # noqa: S311: jitter, no secret
+        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter, no secret
 
     # Executions
 

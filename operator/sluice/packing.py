@@ -1,11 +1,12 @@
 """A wasm file -> checked, compressed, cut into content-addressed ConfigMaps, one YAML stream."""
 
 import base64
-import gzip
 import hashlib
 import re
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def pack(order: Order, settings: Settings, told: Told = lambda _: None) -> Packe
         desk = _Desk(order, digest, replace(settings, data_dir=Path(directory) / "data"))
         try:
             record = desk.compiled()  # … then the module's, and only then the long work
-            encoded = b"".join(_encoded(order, told))
+            encoded = _compressed(order, told)
             _check_size(encoded, settings)
             desk.verify(encoded)
         finally:
@@ -124,8 +125,16 @@ class _Desk:
         return Source(path, encoding, self._digest, len(self._order.wasm), self._order.name)
 
 
+def _compressed(order: Order, told: Told) -> bytes:
+    # In a thread: brotli goes through megabytes without a look at signals, and Ctrl-C would wait.
+    pool = ThreadPoolExecutor(1)
+    try:
+        return pool.submit(lambda: b"".join(_encoded(order, told))).result()
+    finally:
+        pool.shutdown(wait=False)
+
+
 def _encoded(order: Order, told: Told) -> Iterator[bytes]:
-    """Compress in bites: whoever waits is told, and an interrupt does not wait for the end."""
     feed, end = _compressor(order.encoding, len(order.wasm))
     for begin in range(0, len(order.wasm), _BITE_BYTES):
         bite = order.wasm[begin : begin + _BITE_BYTES]
@@ -144,19 +153,10 @@ def _compressor(
     if encoding == "zstd":
         strong = zstandard.ZstdCompressor(level=19).compressobj(size=size)
         return strong.compress, strong.flush
-    if encoding == "gzip":
-        whole = bytearray()
-        # The time would make it another file each time.
-        return _gathered(whole), lambda: gzip.compress(bytes(whole), 9, mtime=0)
+    if encoding == "gzip":  # without a time in its header, or it would be another file each time
+        stream = zlib.compressobj(9, zlib.DEFLATED, 16 + zlib.MAX_WBITS)
+        return stream.compress, stream.flush
     return bytes, bytes
-
-
-def _gathered(whole: bytearray) -> Callable[[bytes], bytes]:
-    def feed(bite: bytes) -> bytes:
-        whole.extend(bite)
-        return b""
-
-    return feed
 
 
 def _check_size(encoded: bytes, settings: Settings) -> None:

@@ -59,6 +59,10 @@ class Supply:
         self._source, self._runtime = source, runtime
         self._settings, self._metrics = settings, metrics
         self._part_reads = asyncio.Semaphore(settings.part_reads_max)
+        # Always the same threads: each that touches a part keeps a few MiB in its malloc arena.
+        self._writers = ThreadPoolExecutor(
+            settings.part_reads_max, thread_name_prefix="sluice-part"
+        )
         self._compile_slots = asyncio.Semaphore(settings.compiles_max)
         # A thread for each slot: a child of minutes in the loop's own few threads would keep
         # parts from being written, and its cancellation waiting behind strangers.
@@ -153,7 +157,7 @@ class Supply:
             async with self._part_reads:
                 # No name for the part here, or this frame would hold it in the error.
                 part = self._source.part(namespace, ref)
-                await _in_thread(None, partial(assembly.feed, ref, await part))
+                await _in_thread(self._writers, partial(assembly.feed, ref, await part))
         except Exception as e:
             _let_go(e)
             raise
@@ -168,7 +172,7 @@ class Supply:
             for ref in module.config_maps:
                 with _seen(assembly.seen):
                     await self._move(workflow.key.namespace, ref, assembly)
-            await _in_thread(None, assembly.finish)
+            await _in_thread(self._writers, assembly.finish)
             names = [ref.name for ref in module.config_maps]
             parts = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
             yield (
@@ -214,7 +218,7 @@ def _let_go(error: BaseException | None) -> None:
 
 
 async def _in_thread(
-    executor: Executor | None, run: Callable[[], _T], cancel: Callable[[], None] = lambda: None
+    executor: Executor, run: Callable[[], _T], cancel: Callable[[], None] = lambda: None
 ) -> _T:
     """Run ``run`` in a thread; if the waiter is cancelled, ``cancel`` it and see it end first.
 

@@ -31,7 +31,7 @@ class Upkeep:
         """Return once one of the ConfigMaps is no longer the version that was seen."""
         pause_s = 1.0
         while True:
-            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311: jitter
+            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter
             pause_s = min(pause_s * 2, self._settings.source_retry_s_max)
             try:
                 if await self._versions(namespace, seen) != dict(seen):
@@ -50,7 +50,7 @@ class Upkeep:
         verdict = VERIFIED
         while True:
             pause_s = self._settings.source_check_s
-            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311: jitter
+            await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter
             try:
                 if await self._config(workflow) != config:
                     return

@@ -203,7 +203,7 @@ def _right(method: str, path: str) -> tuple[str, str] | None:
     return verb, resource + (subresource or "")
 
 
-class _watching:  # noqa: N801: read as a statement
+class _watching:  # noqa: N801 - read as a statement
     """Collects every status of a workflow that can be seen while the block runs."""
 
     def __init__(self, scene: Scene, name: str) -> None:

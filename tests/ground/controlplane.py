@@ -173,9 +173,11 @@ class ControlPlane(Cluster):
 
     def _etcd_ready(self) -> bool:
         url = f"http://127.0.0.1:{self._ports[0].number}/readyz"
-        with contextlib.suppress(OSError, http.client.HTTPException):
-            with _DIRECT.open(url, timeout=5) as answer:
-                return bool(answer.status == http.client.OK)
+        with (
+            contextlib.suppress(OSError, http.client.HTTPException),
+            _DIRECT.open(url, timeout=5) as answer,
+        ):
+            return bool(answer.status == http.client.OK)
         return False
 
     def _apiserver_ready(self) -> bool:

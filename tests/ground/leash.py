@@ -23,7 +23,7 @@ def main(grace_s: float, command: list[str]) -> int:
         command,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
-        preexec_fn=_die_with_the_leash,  # noqa: PLW1509: this process has no second thread yet
+        preexec_fn=_die_with_the_leash,  # noqa: PLW1509 - this process has no second thread yet
     )
     threading.Thread(target=_end_when_let_go, args=(child, grace_s), daemon=True).start()
     code = child.wait()

@@ -76,7 +76,7 @@ class Proxy:
         count: int,
         headers: dict[str, str] | None = None,
     ) -> Fault:
-        """Answer the next ``count`` matching requests with ``status`` instead of passing them on."""
+        """Answer the next ``count`` matching requests with ``status``, passing none of them on."""
         fault = Fault(matches, status, count, headers or {})
         self._faults.append(fault)
         return fault

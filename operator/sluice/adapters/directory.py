@@ -67,7 +67,7 @@ class _Known:
 class _Found:
     """What one scan has come across so far."""
 
-    config_maps: dict[tuple[str, str], _Place] = field(default_factory=dict)
+    config_maps: dict[WorkflowKey, _Place] = field(default_factory=dict)
     workflows: dict[WorkflowKey, dict[str, Any]] = field(default_factory=dict)
     ignored: Counter[str] = field(default_factory=Counter)
 
@@ -77,7 +77,7 @@ class Directory:
 
     def __init__(self, paths: Sequence[Path], namespace: str) -> None:
         self.paths, self._namespace = paths, namespace
-        self._config_maps: dict[tuple[str, str], _Place] = {}
+        self._config_maps: dict[WorkflowKey, _Place] = {}
         self._known: dict[WorkflowKey, _Known] = {}
         self._ignored: Counter[str] = Counter()
         self._stamps: list[tuple[Path, int, int, int]] = []
@@ -146,7 +146,7 @@ class Directory:
         )
 
     async def version(self, namespace: str, name: str) -> str | None:
-        place = self._config_maps.get((namespace, name))
+        place = self._config_maps.get(WorkflowKey(namespace, name))
         return place.version if place else None
 
     def _look(self) -> list[tuple[Path, int, int, int]]:
@@ -162,7 +162,7 @@ class Directory:
     def _sort(self, found: _Found, place: _Place, body: Any) -> None:
         kind, version, key = self._identity(place.path, body)
         if (kind, version) == ("ConfigMap", "v1"):
-            known = found.config_maps.setdefault(tuple(key), place)
+            known = found.config_maps.setdefault(key, place)
             if known.version != place.version:
                 raise _wrong(place.path, f"ConfigMap {key} stands in {known.path} too")
         elif (kind, version) == (KIND, API_VERSION):
@@ -202,7 +202,7 @@ class Directory:
         self._ignored = ignored
 
     def _read(self, namespace: str, name: str) -> tuple[dict[str, Any] | None, str]:
-        place = self._config_maps.get((namespace, name))
+        place = self._config_maps.get(WorkflowKey(namespace, name))
         if place is None:
             return None, ""
         try:
@@ -223,7 +223,7 @@ class Directory:
         # for each change of what it names, so that a mended ConfigMap heals without a wait.
         asked = [repr(body.get("spec"))]
         for name in _names(desire.workflow):
-            place = self._config_maps.get((key.namespace, name))
+            place = self._config_maps.get(WorkflowKey(key.namespace, name))
             asked.append(place.version if place else "")
         version = _version("\n".join(asked).encode(errors="surrogatepass"))
         known = self._known.setdefault(key, _Known(version, 1))

@@ -74,7 +74,7 @@ class Terminal:
         self._moved.set()
 
     def event(self, snapshot: Snapshot, note: Verdict) -> None:
-        """The log has told of it already."""
+        """Do nothing: the log has told of it already."""
 
     async def all_settled(self) -> None:
         """Return once every workflow that is expected was ready, suspended or failed."""

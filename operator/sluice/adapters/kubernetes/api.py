@@ -4,7 +4,6 @@ The generated methods are left aside: they copy every answer into models, and mo
 payloads, metadata alone (a header they do not know), or server-side apply.
 """
 
-import asyncio
 import http
 import json
 import os
@@ -140,7 +139,7 @@ class Api:
             answer = await self._client.call_api(*request, _request_timeout=_TIMEOUT_S)
             async with answer.response:
                 return _judged(answer.response, await answer.read())
-        except (aiohttp.ClientError, TimeoutError, asyncio.TimeoutError, OSError) as e:
+        except (aiohttp.ClientError, TimeoutError, OSError) as e:
             raise ApiError(0, str(e) or type(e).__name__) from None
 
     async def aclose(self) -> None:

@@ -91,7 +91,7 @@ class Watch:
                     standalone=True,
                 )
             )
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001 - whatever kopf fails of, what serves goes on
             failure = str(e) or type(e).__name__
         loop.call_soon_threadsafe(ended.set_result, failure)
 
@@ -100,7 +100,7 @@ class Watch:
             account = asyncio.run_coroutine_threadsafe(self._api.account(), loop)
             return _connection(await asyncio.wrap_future(account))
 
-        async def seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002: kopf's
+        async def seen(type: str | None, body: kopf.Body, **_: Any) -> None:  # noqa: A002 - kopf's
             loop.call_soon_threadsafe(self._seen, type, _plain(body))
 
         registry = kopf.OperatorRegistry()
@@ -143,7 +143,7 @@ class Watch:
         if not any(r["name"] == PLURAL for r in found["resources"]):
             raise SourceUnavailable(
                 Reason.SOURCE_UNAVAILABLE,
-                f"the cluster does not know {PLURAL}.{GROUP} ({API_VERSION}); kubectl apply -f crds/",
+                f"the cluster does not know {PLURAL} of {API_VERSION}; kubectl apply -f crds/",
             )
 
     async def _resync(self) -> None:
