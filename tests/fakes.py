@@ -4,17 +4,24 @@ Each has the interface of the real one. What runs guests and answers for the API
 """
 
 import asyncio
+import base64
 import hashlib
+import random
 import selectors
+import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
 import msgspec
+import wasmtime
 
 from sluice.binary import Part
 from sluice.errors import ContentInvalid, SourceUnavailable
 from sluice.reasons import Reason
+from sluice.settings import Settings
+from sluice.wasm.compilation import Source
+from sluice.wasm.runtime import Compiling, Module, Runtime
 from sluice.workflow import PartRef, Workflow, WorkflowKey, WorkflowSpec
 
 _T = TypeVar("_T")
@@ -91,6 +98,80 @@ class GeneratedSource:
 
     async def version(self, namespace: str, name: str) -> str | None:  # noqa: ARG002
         return "1"
+
+
+class LargeModule:
+    """A module of 19 parts of 1 MiB, each made when it is asked for and then forgotten."""
+
+    COUNT = 19
+
+    def __init__(self, head: bytes) -> None:
+        self._head = head
+        digest, self.size = hashlib.sha256(), 0
+        for i in range(self.COUNT):
+            digest.update(raw := self._raw(i))
+            self.size += len(raw)
+        self.digest = digest.hexdigest()
+
+    def part(self, i: int) -> Payload:
+        raw = self._raw(i)
+        return raw if i % 2 else base64.b64encode(raw).decode()
+
+    def _raw(self, i: int) -> bytes:
+        noise = random.Random(i).randbytes(1 << 20)
+        if i:
+            return noise
+        # A custom section, which wasm says is skipped, as long as all the parts' noise.
+        length = self.COUNT << 20
+        head = bytes(
+            (length >> shift) & 0x7F | (0x80 if shift < 28 else 0) for shift in range(0, 35, 7)
+        )
+        return self._head + b"\0" + head + b"\4note" + noise[5:]
+
+
+class GatedRuntime(Runtime):
+    """A real runtime whose compiles can be held at their start, and are counted."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.jobs: list[_GatedCompiling] = []
+        self.running = self.running_max = 0
+
+    def compilation(self, source: Source) -> Compiling:
+        self.jobs.append(_GatedCompiling(self, source))
+        return self.jobs[-1]
+
+
+class _GatedCompiling(Compiling):
+    def __init__(self, runtime: GatedRuntime, source: Source) -> None:
+        super().__init__(runtime, source)
+        self._gated = runtime
+
+    def run(self) -> Module:
+        self._gated.running += 1
+        self._gated.running_max = max(self._gated.running, self._gated.running_max)
+        try:
+            assert self._gated.gate.wait(20)
+            return super().run()
+        finally:
+            self._gated.running -= 1
+
+
+class Text(str):
+    """A payload that can be watched while it lives."""
+
+    __slots__ = ("__weakref__",)
+
+
+def slow_module() -> bytes:
+    """Return a module whose compile takes long enough to be cancelled."""
+    body = "local.get 0 i32.const 3 i32.mul i32.const 1 i32.add local.set 0 " * 60_000
+    return bytes(wasmtime.wat2wasm(
+        f'(module (memory (export "memory") 1) (func $f (param i32) {body})'
+        '(func (export "_start") (call $f (i32.const 1))))'
+    ))  # fmt: skip
 
 
 def unavailable(message: str = "the API server does not answer") -> SourceUnavailable:

@@ -8,14 +8,16 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wasmtime
 
 from ground.golden import matches_golden
+from ground.manifests import Writing, write
+from ground.waiting import wait_until
 
 Sluice = Callable[..., "subprocess.CompletedProcess[str]"]
-WaitUntil = Callable[[Callable[[], object], float, str], object]
 
 OK = """(module
   (import "wasi_snapshot_preview1" "fd_write"
@@ -41,7 +43,7 @@ def slow_to_compile() -> bytes:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """A user with an empty home, a temporary folder of their own, and no cluster."""
+    """Be a user with an empty home, a temporary folder of their own, and no cluster."""
     for name in ("home", "tmp"):
         (tmp_path / name).mkdir()
     kept = {k: os.environ[k] for k in ("PATH", "LANG") if k in os.environ}
@@ -52,8 +54,8 @@ def environment(tmp_path: Path) -> dict[str, str]:
 
 @pytest.fixture
 def sluice(environment: dict[str, str], tmp_path: Path) -> Sluice:
-    def run(*args: str | Path, **options: object) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
+    def run(*args: str | Path, **options: Any) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(  # noqa: PLW1510 - it is among the options
             [sys.executable, "-m", "sluice", *map(str, args)],
             **{
                 "env": environment | options.pop("env", {}), "cwd": tmp_path, "timeout": 60,
@@ -81,6 +83,15 @@ def module(tmp_path: Path) -> Path:
     path = tmp_path / "ok.wasm"
     path.write_bytes(wasmtime.wat2wasm(OK))
     return path
+
+
+def manifest(path: Path, wasm: bytes | bytearray) -> None:
+    path.write_text(write(bytes(wasm), Writing()).text())
+
+
+def another_users(path: Path) -> None:
+    path.mkdir()
+    os.chown(path, 12345, -1)
 
 
 def children(process: "subprocess.Popen[str]") -> list[int]:
@@ -222,10 +233,10 @@ def test_an_interrupt_leaves_nothing_behind(
     (tmp_path / "slow.wasm").write_bytes(wasm)
     arguments = ["pack", "slow.wasm", "--name=slow"]
     if command == "run":
-        write_manifest(tmp_path / "slow.yaml", "slow", wasm)
+        manifest(tmp_path / "slow.yaml", wasm)
         arguments = ["run", "--once", "slow.yaml"]
     process = begin(*arguments)
-    (child,) = wait_until(lambda: children(process), 30, "a compile child")  # type: ignore[misc]
+    (child,) = wait_until(lambda: children(process), 30, "a compile child")
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, ""), err
@@ -239,7 +250,7 @@ def test_a_guest_that_never_ends_does_not_keep_the_process(
     begin: Callable[..., "subprocess.Popen[str]"], tmp_path: Path
 ) -> None:
     """After drain_s the process ends, whatever still runs in it."""
-    write_manifest(tmp_path / "forever.yaml", "forever", wasmtime.wat2wasm(FOREVER))
+    manifest(tmp_path / "forever.yaml", wasmtime.wat2wasm(FOREVER))
     process = begin("run", "--once", "forever.yaml", "--drain-s=0.1", "--log-level=debug")
     assert process.stderr is not None
     for line in process.stderr:
@@ -252,7 +263,7 @@ def test_a_guest_that_never_ends_does_not_keep_the_process(
 
 @pytest.mark.parametrize(("setup", "says"), [
     (lambda path: path.write_text(""), "cannot be used"),
-    (lambda path: (path.mkdir(), os.chown(path, 12345, -1)), "belongs to user 12345"),
+    (another_users, "belongs to user 12345"),
 ])  # fmt: skip
 def test_a_data_directory_that_cannot_be_had(
     sluice: Sluice, tmp_path: Path, setup: Callable[[Path], object], says: str
@@ -262,7 +273,7 @@ def test_a_data_directory_that_cannot_be_had(
         setup(tmp_path / "data")
     except PermissionError:
         pytest.skip("only root can give a directory away")
-    write_manifest(tmp_path / "x.yaml", "x", wasmtime.wat2wasm(FOREVER))
+    manifest(tmp_path / "x.yaml", wasmtime.wat2wasm(FOREVER))
     done = sluice("run", "--once", "x.yaml", "--data-dir=data")
     assert (done.returncode, done.stdout) == (3, "")
     assert says in done.stderr
@@ -299,22 +310,3 @@ def test_no_answer_from_the_cluster(sluice: Sluice, tmp_path: Path) -> None:
     assert done.returncode == 4
     assert "127.0.0.1:9" in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def write_manifest(path: Path, name: str, wasm: bytes, **spec: object) -> None:
-    """Write a Workflow and its one ConfigMap as somebody without `pack` would."""
-    import base64
-    import hashlib
-    import json
-
-    module = {
-        "digest": f"sha256:{hashlib.sha256(wasm).hexdigest()}", "size": len(wasm),
-        "encoding": "none", "configMaps": [{"name": f"{name}-0"}],
-    }  # fmt: skip
-    documents = [
-        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": f"{name}-0"},
-         "binaryData": {"part": base64.b64encode(wasm).decode()}},
-        {"apiVersion": "sluice.dev/v1alpha1", "kind": "Workflow", "metadata": {"name": name},
-         "spec": {"module": module} | spec},
-    ]  # fmt: skip
-    path.write_text("".join(f"---\n{json.dumps(document)}\n" for document in documents))

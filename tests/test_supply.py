@@ -1,10 +1,6 @@
 import asyncio
-import base64
-import hashlib
-import random
 import subprocess
 import sys
-import threading
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,15 +10,24 @@ from typing import Any, ClassVar
 import pytest
 import wasmtime
 
-from fakes import GeneratedSource, MemorySource, Payload, unavailable, until, workflow
+from fakes import (
+    GatedRuntime,
+    GeneratedSource,
+    LargeModule,
+    MemorySource,
+    Text,
+    slow_module,
+    unavailable,
+    until,
+    workflow,
+)
 from sluice.errors import ContentInvalid, SourceUnavailable, WorkflowInvalid
 from sluice.metrics import Metrics
 from sluice.reasons import Reason
 from sluice.rollout.memory import trim
 from sluice.settings import Settings
 from sluice.supply import Supplied, Supply
-from sluice.wasm.compilation import Source
-from sluice.wasm.runtime import Compiling, Module, Runtime
+from sluice.wasm.runtime import Runtime
 from sluice.workflow import PartRef, Workflow
 
 COMMAND = '(module (memory (export "memory") 1) (func (export "_start"){}))'
@@ -32,42 +37,6 @@ FOREIGN = bytes(wasmtime.wat2wasm(
     '(module (import "env" "x" (func)) (memory (export "memory") 1) (func (export "_start")))'
 ))  # fmt: skip
 TWO = (PartRef(name="one"), PartRef(name="two"))
-
-
-class GatedRuntime(Runtime):
-    """A real runtime whose compiles can be held at their start, and are counted."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.jobs: list[_GatedCompiling] = []
-        self.running = self.running_max = 0
-
-    def compilation(self, source: Source) -> Compiling:
-        self.jobs.append(_GatedCompiling(self, source))
-        return self.jobs[-1]
-
-
-class _GatedCompiling(Compiling):
-    def __init__(self, runtime: GatedRuntime, source: Source) -> None:
-        super().__init__(runtime, source)
-        self._gated = runtime
-
-    def run(self) -> Module:
-        self._gated.running += 1
-        self._gated.running_max = max(self._gated.running, self._gated.running_max)
-        try:
-            assert self._gated.gate.wait(20)
-            return super().run()
-        finally:
-            self._gated.running -= 1
-
-
-class Text(str):
-    """A payload that can be watched while it lives."""
-
-    __slots__ = ("__weakref__",)
 
 
 class Ground:
@@ -265,7 +234,7 @@ class TestCancellation:
 
     async def test_while_it_compiles_the_child_is_killed(self, ground: Ground) -> None:
         """A workflow deleted during its compile takes its child with it, and frees the slot."""
-        slow = _slow()
+        slow = slow_module()
         ground.put("slow", slow)
         ground.put("other", OTHER)
         task = ground.ask(workflow(slow, [PartRef(name="slow")]))
@@ -304,14 +273,6 @@ class TestCancellation:
             assert (await ground.supply.module(workflow(HELLO))).module
         ground.runtime.gate.set()
         await long
-
-
-def _slow() -> bytes:
-    body = "local.get 0 i32.const 3 i32.mul i32.const 1 i32.add local.set 0 " * 60_000
-    return bytes(wasmtime.wat2wasm(
-        f'(module (memory (export "memory") 1) (func $f (param i32) {body})'
-        '(func (export "_start") (call $f (i32.const 1))))'
-    ))  # fmt: skip
 
 
 class TestVerify:
@@ -408,40 +369,12 @@ def test_a_module_of_20_mib_passes_through_a_few_mib_of_memory(tmp_path: Path) -
     assert grown < 10 << 20
 
 
-class Large:
-    """A module of 19 parts of 1 MiB, each made when it is asked for and then forgotten."""
-
-    COUNT = 19
-
-    def __init__(self) -> None:
-        digest, self.size = hashlib.sha256(), 0
-        for i in range(self.COUNT):
-            digest.update(raw := self._raw(i))
-            self.size += len(raw)
-        self.digest = digest.hexdigest()
-
-    def part(self, i: int) -> Payload:
-        raw = self._raw(i)
-        return raw if i % 2 else base64.b64encode(raw).decode()
-
-    def _raw(self, i: int) -> bytes:
-        noise = random.Random(i).randbytes(1 << 20)
-        if i:
-            return noise
-        # A custom section, which wasm says is skipped, as long as all the parts' noise.
-        length = self.COUNT << 20
-        head = bytes(
-            (length >> shift) & 0x7F | (0x80 if shift < 28 else 0) for shift in range(0, 35, 7)
-        )
-        return HELLO + b"\0" + head + b"\4note" + noise[5:]
-
-
 async def _measure(data_dir: Path) -> None:
     runtime = Runtime(Settings(data_dir=data_dir))
     small = MemorySource()
     small.put("team", "parts", {"part": HELLO})
     await Supply(small, runtime, runtime.settings, Metrics()).module(workflow(HELLO))
-    large = Large()
+    large = LargeModule(HELLO)
     supply = Supply(GeneratedSource(large.part), runtime, runtime.settings, Metrics())
     parts = [PartRef(name=f"cm{i}", key=str(i)) for i in range(large.COUNT)]
     trim()

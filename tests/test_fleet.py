@@ -1,0 +1,348 @@
+"""What is wanted becomes alive, stays so, and goes at once when it is not wanted any more."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fakes import MemorySource, unavailable, until
+from fakes import workflow as make_workflow
+from ground.manifests import distinct
+from guests.build import guest
+from sluice import app
+from sluice.desire import Desire, RunRequest
+from sluice.errors import WorkflowInvalid
+from sluice.fleet import Fleet, Subscribe, subscribe_nothing
+from sluice.metrics import Metrics
+from sluice.outcome import OutcomeKind
+from sluice.reasons import Reason
+from sluice.settings import Settings
+from sluice.snapshot import Snapshot, Verdict
+from sluice.wasm.engine import Engine
+from sluice.workflow import PartRef, WorkflowKey
+
+
+class Told:
+    """A Reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.snapshots: list[Snapshot] = []
+        self.events: list[tuple[str, Verdict]] = []
+        self.left: list[WorkflowKey] = []
+
+    def changed(self, snapshot: Snapshot) -> None:
+        self.snapshots.append(snapshot)
+
+    def gone(self, key: WorkflowKey) -> None:
+        self.left.append(key)
+
+    def event(self, snapshot: Snapshot, note: Verdict) -> None:
+        self.events.append((snapshot.key.name, note))
+
+    def reasons(self, name: str) -> list[str]:
+        """Return the reasons of Ready in order, each once in a row."""
+        found = [str(s.ready.reason) for s in self.snapshots if s.key.name == name]
+        return [r for i, r in enumerate(found) if i == 0 or found[i - 1] != r]
+
+
+@dataclass
+class Stage:
+    fleet: Fleet
+    source: MemorySource
+    told: Told
+    metrics: Metrics
+    settings: Settings
+    wasm: bytes = field(default_factory=lambda: guest("acts"))
+
+    def desire(
+        self, name: str, *args: str, generation: int = 1, number: int | None = None,
+        run: RunRequest | None = None, **spec: Any,
+    ) -> Desire:  # fmt: skip
+        """Put a workflow's parts in place and return what asks for it."""
+        wasm = self.wasm if number is None else distinct(self.wasm, number)
+        parts = f"{name}-{number}"
+        self.source.put("team", parts, {"part": wasm})
+        made = make_workflow(wasm, [PartRef(name=parts)], name=name, args=list(args), **spec)
+        made = type(made)(key=made.key, uid=made.uid, generation=generation, spec=made.spec)
+        return Desire(key=made.key, uid=made.uid, generation=generation, workflow=made, run=run)
+
+    def want(self, name: str, *args: str, **more: Any) -> WorkflowKey:
+        desire = self.desire(name, *args, **more)
+        self.fleet.want(desire)
+        return desire.key
+
+    def ready(self, key: WorkflowKey) -> Verdict:
+        snapshot = self.fleet.snapshot(key)
+        assert snapshot is not None
+        return snapshot.ready
+
+    async def until_reason(self, key: WorkflowKey, reason: Reason) -> None:
+        await until(lambda: self.ready(key).reason is reason)
+
+    async def result(self, key: WorkflowKey) -> str:
+        run = self.fleet.run_manually(key)
+        assert run is not None
+        return (await run).outcome.result.decode()
+
+
+OpenStage = Callable[..., Awaitable[Stage]]
+
+
+@pytest.fixture
+async def open_stage(tmp_path: Path) -> AsyncIterator[OpenStage]:
+    """Give a way to open a fleet on ConfigMaps in memory, with settings and subscriptions."""
+    async with AsyncExitStack() as held:
+
+        async def open_(subscribe: Subscribe = subscribe_nothing, **settings: Any) -> Stage:
+            source, told, metrics = MemorySource(), Told(), Metrics()
+            bounds = Settings(data_dir=tmp_path / "data", source_retry_s_max=0.05, **settings)
+            opening = app.fleet(source, told, bounds, metrics, subscribe)
+            return Stage(await held.enter_async_context(opening), source, told, metrics, bounds)
+
+        yield open_
+
+
+async def test_wanted_becomes_alive_and_runs(open_stage: OpenStage) -> None:
+    """A desire becomes an engine that runs; the way there is told in order."""
+    stage = await open_stage()
+    key = stage.want("hello", "answer", "42")
+    await stage.until_reason(key, Reason.SERVING)
+    assert await stage.result(key) == "42"
+    assert stage.told.reasons("hello") == ["WaitingForTurn", "Starting", "Serving"]
+
+
+async def test_only_so_many_start_at_once(open_stage: OpenStage) -> None:
+    """Never more than starts_max are under way, and all become ready."""
+    stage = await open_stage(starts_max=2)
+    keys = [stage.want(f"w{i}", "answer", number=i) for i in range(6)]
+    under_way: list[int] = []
+    while not all(stage.ready(key).ok for key in keys):
+        under_way.append(sum(s.ready.reason is Reason.STARTING for s in stage.fleet.snapshots()))
+        await asyncio.sleep(0.001)
+    assert max(under_way) == 2
+
+
+async def test_priority_goes_first(open_stage: OpenStage) -> None:
+    """Of those that wait together, the higher priority starts first."""
+    stage = await open_stage(starts_max=1)
+    keys = {p: stage.want(f"p{p}", "answer", number=p + 5, priority=p) for p in (-1, 0, 1)}
+    for key in keys.values():
+        await stage.until_reason(key, Reason.SERVING)
+    ready = [s.key.name for s in stage.told.snapshots if s.ready.ok]
+    assert list(dict.fromkeys(ready)) == ["p1", "p0", "p-1"]
+
+
+async def test_new_revision_replaces_without_a_gap(open_stage: OpenStage) -> None:
+    """The old engine runs what comes until the new one is there; then the new one does."""
+    stage = await open_stage()
+    key = stage.want("hello", "answer", "one")
+    await stage.until_reason(key, Reason.SERVING)
+    stage.source.gate.clear()
+    stage.want("hello", "answer", "two", generation=2, number=2)
+    await stage.until_reason(key, Reason.STARTING)
+    assert await stage.result(key) == "one"
+    stage.source.gate.set()
+    await stage.until_reason(key, Reason.SERVING)
+    assert await stage.result(key) == "two"
+    assert all(s.serving for s in stage.told.snapshots if s.generation == 2)
+
+
+async def test_failed_revision_leaves_the_old_one(open_stage: OpenStage) -> None:
+    """A new revision that cannot start does not take the old one with it."""
+    stage = await open_stage()
+    key = stage.want("hello", "answer", "one")
+    await stage.until_reason(key, Reason.SERVING)
+    problem = WorkflowInvalid(Reason.INVALID_SCHEDULE, "no such time zone")
+    stage.fleet.want(Desire(key=key, uid="uid-hello", generation=2, problem=problem))
+    await stage.until_reason(key, Reason.INVALID_SCHEDULE)
+    assert await stage.result(key) == "one"
+    snapshot = stage.fleet.snapshot(key)
+    assert snapshot is not None
+    assert snapshot.serving is not None
+    assert snapshot.serving.generation == 1
+
+
+async def test_the_latest_desire_wins(open_stage: OpenStage) -> None:
+    """Edits that come while a start is under way end in the last one, however many they were."""
+    stage = await open_stage()
+    stage.source.gate.clear()
+    for generation in range(1, 6):
+        key = stage.want("hello", "answer", str(generation), generation=generation,
+                         number=generation)  # fmt: skip
+        await asyncio.sleep(0)
+    stage.source.gate.set()
+    await stage.until_reason(key, Reason.SERVING)
+    assert await stage.result(key) == "5"
+    assert stage.metrics.registry.get_sample_value("sluice_workflows", {"state": "ready"}) == 1
+
+
+async def test_an_old_word_changes_nothing(open_stage: OpenStage) -> None:
+    """A desire of an earlier generation that comes late is not followed."""
+    stage = await open_stage()
+    key = stage.want("hello", "answer", "two", generation=2)
+    await stage.until_reason(key, Reason.SERVING)
+    stage.want("hello", "answer", "one", generation=1)
+    assert await stage.result(key) == "two"
+
+
+async def test_deleted_leaves_at_once(open_stage: OpenStage) -> None:
+    """Deleting frees everything, whether it waits, starts or serves."""
+    stage = await open_stage(starts_max=1)
+    serving = stage.want("serving", "answer")
+    await stage.until_reason(serving, Reason.SERVING)
+    stage.source.gate.clear()
+    starting = stage.want("starting", "answer", number=1)
+    await stage.until_reason(starting, Reason.STARTING)
+    waiting = stage.want("waiting", "answer", number=2)
+    for key in (waiting, starting, serving):
+        stage.fleet.forget(key)
+    assert stage.fleet.keys() == {}
+    assert stage.told.left == [waiting, starting, serving]
+    stage.source.gate.set()
+    after = stage.want("after", "answer", "next")  # the permit is free again
+    await stage.until_reason(after, Reason.SERVING)
+
+
+async def test_made_anew_is_another_object(open_stage: OpenStage) -> None:
+    """An object of the same name with another uid starts afresh; a late deletion misses it."""
+    stage = await open_stage()
+    key = stage.want("hello", "answer", "one", generation=7)
+    await stage.until_reason(key, Reason.SERVING)
+    stage.fleet.want(replace(stage.desire("hello", "answer", "two"), uid="other"))
+    stage.fleet.forget(key, "uid-hello")
+    await stage.until_reason(key, Reason.SERVING)
+    assert await stage.result(key) == "two"
+
+
+async def test_suspended_runs_nothing(open_stage: OpenStage) -> None:
+    """Suspending ends what serves at once; resuming brings it back."""
+    stage = await open_stage()
+    key = stage.want("hello", "answer", "one")
+    await stage.until_reason(key, Reason.SERVING)
+    stage.want("hello", "answer", "one", generation=2, suspend=True)
+    assert stage.ready(key).reason is Reason.SUSPENDED
+    assert stage.fleet.run_manually(key) is None
+    stage.want("hello", "answer", "one", generation=3)
+    await stage.until_reason(key, Reason.SERVING)
+
+
+async def test_missing_parts_heal_by_themselves(open_stage: OpenStage) -> None:
+    """What waits for a ConfigMap becomes ready once it is there, with no change of the object."""
+    stage = await open_stage()
+    desire = stage.desire("hello", "answer", "one")
+    stage.source.delete("team", "hello-None")
+    stage.fleet.want(desire)
+    await stage.until_reason(desire.key, Reason.CONFIG_MAP_NOT_FOUND)
+    stage.source.put("team", "hello-None", {"part": stage.wasm})
+    await stage.until_reason(desire.key, Reason.SERVING)
+
+
+async def test_an_unreachable_source_is_tried_again(open_stage: OpenStage) -> None:
+    """A failure of the cluster is told and retried until it passes."""
+    stage = await open_stage(retry_s_max=0.01)
+    stage.source.fault = unavailable()
+    key = stage.want("hello", "answer", "one")
+    await stage.until_reason(key, Reason.SERVING)
+    assert "SourceUnavailable" in stage.told.reasons("hello")
+
+
+async def test_a_request_runs_once(open_stage: OpenStage) -> None:
+    """Each new token runs once, after the start if need be; the same token never again."""
+    stage = await open_stage()
+    request = RunRequest("monday", {"n": 1})
+    key = stage.want("hello", "answer", "one", run=request)
+    await until(lambda: stage.fleet.snapshot(key).handled_run_at == "monday")  # type: ignore[union-attr]
+    stage.want("hello", "answer", "one", run=request, generation=2)
+    await stage.until_reason(key, Reason.SERVING)
+    stage.want("hello", "answer", "one", run=RunRequest("tuesday"), generation=2)
+    await until(lambda: stage.fleet.snapshot(key).handled_run_at == "tuesday")  # type: ignore[union-attr]
+    snapshot = stage.fleet.snapshot(key)
+    assert snapshot is not None
+    assert [run.id for run in snapshot.runs] == ["tuesday", "monday"]
+
+
+async def test_a_handled_request_is_not_run_again(open_stage: OpenStage) -> None:
+    """What an earlier process has finished is not run by the next one."""
+    stage = await open_stage()
+    desire = stage.desire("hello", "answer", "one", run=RunRequest("monday"))
+    stage.fleet.want(desire, handled="monday")
+    await stage.until_reason(desire.key, Reason.SERVING)
+    snapshot = stage.fleet.snapshot(desire.key)
+    assert snapshot is not None
+    assert snapshot.runs == ()
+
+
+@pytest.mark.parametrize(
+    ("spec", "request_", "words"),
+    [
+        ({"suspend": True}, RunRequest("x"), "suspended"),
+        ({}, RunRequest("x", problem="is not JSON"), "is not JSON"),
+        ({"triggers": [{"name": "c", "cron": {"schedule": "0 0 1 1 *"}}]}, RunRequest("x"),
+         "no manual trigger"),
+    ],
+)  # fmt: skip
+async def test_a_request_that_cannot_be_is_refused(
+    open_stage: OpenStage, spec: dict[str, object], request_: RunRequest, words: str
+) -> None:
+    """A run that cannot be is told as an event and counts as handled."""
+    stage = await open_stage()
+    key = stage.want("hello", "answer", run=request_, **spec)
+    await until(lambda: stage.fleet.snapshot(key).handled_run_at == "x")  # type: ignore[union-attr]
+    assert [(name, note.reason) for name, note in stage.told.events] == [
+        ("hello", Reason.RUN_REFUSED)
+    ]
+    assert words in stage.told.events[0][1].message
+
+
+async def test_history_is_bounded(open_stage: OpenStage) -> None:
+    """Only the last few runs are kept, their results cut, whatever a guest writes."""
+    stage = await open_stage(runs_kept_max=2, result_bytes_max=10)
+    key = stage.want("hello", "stdout", "50000")
+    await stage.until_reason(key, Reason.SERVING)
+    for _ in range(3):
+        run = stage.fleet.run_manually(key)
+        assert run is not None
+        assert (await run).outcome.kind is OutcomeKind.COMPLETED
+    snapshot = stage.fleet.snapshot(key)
+    assert snapshot is not None
+    assert [len(run.outcome.result) for run in snapshot.runs] == [10, 10]
+
+
+async def test_nothing_is_held_while_it_subscribes(open_stage: OpenStage) -> None:
+    """During the wait for subscriptions neither a part nor a file is held, and no compile slot."""
+    waiting, go_on = asyncio.Event(), asyncio.Event()
+    engines: list[weakref.ref[Engine]] = []
+
+    async def subscribe(engine: Engine) -> None:
+        engines.append(weakref.ref(engine))
+        if len(engines) == 1:
+            waiting.set()
+            await go_on.wait()
+
+    stage = await open_stage(subscribe=subscribe)
+    first = stage.want("first", "answer")
+    await waiting.wait()
+    assert not list(stage.settings.work_dir.iterdir())
+    second = stage.want("second", "answer", number=2)
+    await stage.until_reason(second, Reason.SERVING)  # it compiled meanwhile
+    stage.fleet.forget(first)
+    await asyncio.sleep(0)
+    await until(lambda: (gc.collect(), engines[0]())[1] is None)
+
+
+async def test_closing_lets_runs_end(open_stage: OpenStage) -> None:
+    """What runs when the end is asked for runs to its end."""
+    stage = await open_stage()
+    key = stage.want("hello", "rest", "300")
+    await stage.until_reason(key, Reason.SERVING)
+    run = stage.fleet.run_manually(key)
+    assert run is not None
+    await until(lambda: stage.fleet._executions._running)
+    assert await stage.fleet.close()
+    assert run.result().outcome.result == b"rested"
