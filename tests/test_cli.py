@@ -226,7 +226,7 @@ def test_a_reader_may_have_enough(sluice: Sluice, module: Path) -> None:
 @pytest.mark.parametrize("command", ["pack", "run"])
 def test_an_interrupt_leaves_nothing_behind(
     begin: Callable[..., "subprocess.Popen[str]"], environment: dict[str, str], tmp_path: Path,
-    wait_until: WaitUntil, command: str,
+    command: str,
 ) -> None:  # fmt: skip
     """Ctrl-C amid a compile: exit code 130, the compile child gone, no file left."""
     wasm = slow_to_compile()
@@ -287,6 +287,13 @@ def test_a_bound_is_a_number_that_bounds(sluice: Sluice, flags: list[str]) -> No
     done = sluice("run", "--once", ".", *flags)
     assert done.returncode == 2
     assert f"{flags[0].partition('=')[0]} must be" in done.stderr
+
+
+def test_a_folder_without_a_workflow_is_a_mistake(sluice: Sluice, tmp_path: Path) -> None:
+    """`run --once` that would have nothing to run does not say that all is well."""
+    done = sluice("run", "--once", "home")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "sluice: home: there is no Workflow of sluice.dev/v1alpha1 in it\n"
 
 
 @pytest.mark.parametrize("command", [["operator", "--http-port=0"], ["trigger", "x"]])

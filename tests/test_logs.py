@@ -53,7 +53,7 @@ def test_logfmt_begins_with_what_one_looks_for(capsys: pytest.CaptureFixture[str
 def test_json_is_json_whatever_is_in_it(capsys: pytest.CaptureFixture[str]) -> None:
     """A value that JSON has no word for is told as text instead of ending the process."""
     logs.configure("json", "info")
-    log.info("odd", extra={"what": {1, }, "way": object})  # fmt: skip
+    log.info("odd", extra={"what": {1 }, "way": object})  # fmt: skip
     assert json.loads(capsys.readouterr().err)["what"] == "{1}"
 
 

@@ -29,7 +29,8 @@ def module(padding: int = 0) -> bytes:
 
 
 def order(wasm: bytes, **options: Any) -> Order:
-    return Order(**{"wasm": wasm, "name": "hello", "part_bytes": _PART_BYTES} | options)
+    given: dict[str, Any] = {"wasm": wasm, "name": "hello", "part_bytes": _PART_BYTES}
+    return Order(**given | options)
 
 
 def parts(documents: list[dict[str, Any]]) -> list[bytes]:
@@ -140,7 +141,8 @@ def test_text_stays_text(text: str) -> None:
 
 def test_whoever_waits_is_told() -> None:
     """Progress counts every byte once, up to all of them."""
-    wasm, told = module(600_000), []
+    wasm = module(600_000)
+    told: list[int] = []
     pack(order(wasm, encoding="gzip"), Settings(), told.append)
     assert len(told) > 1
     assert sum(told) == len(wasm)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
+from sluice.bench.command import bench
 from sluice.errors import SluiceError, SourceUnavailable, WorkflowInvalid
 from sluice.options import (
     check_unicode,
@@ -46,6 +47,9 @@ Exit codes:
 @click.version_option(package_name="sluice-operator", message="sluice %(version)s")
 def cli() -> None:
     """Run WebAssembly workflows on Kubernetes without ever being killed for memory."""
+
+
+cli.add_command(bench)
 
 
 def main() -> NoReturn:

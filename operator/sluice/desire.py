@@ -5,7 +5,7 @@ Never raises: an object that cannot be parsed is still an object, and its author
 
 import json
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from sluice.errors import WorkflowInvalid
 from sluice.settings import Settings
@@ -60,6 +60,10 @@ class Desire:
         return self.generation > other.generation
 
 
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is Python's, not JSON's")
+
+
 def _run_request(annotations: dict[str, str], settings: Settings) -> RunRequest | None:
     token = annotations.get(RUN_AT, "")[:_TOKEN_CHARS_MAX]
     if not token:
@@ -71,6 +75,6 @@ def _run_request(annotations: dict[str, str], settings: Settings) -> RunRequest 
         problem = f"has more than {settings.event_bytes_max:,} bytes (event_bytes_max)"
         return RunRequest(token, problem=f"the annotation {RUN_DATA} {problem}")
     try:
-        return RunRequest(token, json.loads(text))
+        return RunRequest(token, json.loads(text, parse_constant=_refuse))
     except ValueError as e:
         return RunRequest(token, problem=f"the annotation {RUN_DATA} is not JSON: {e}")

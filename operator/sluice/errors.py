@@ -5,6 +5,8 @@ SluiceError
 │   └── ContentInvalid   … or until one of its ConfigMaps does
 ├── SourceUnavailable    the cluster's: retried with capped backoff
 └── EngineRefused        ours: retried with capped backoff
+    ├── HeadroomExceeded … when there is more memory
+    └── BaselineRefused  never: the optimising tier is asked instead; reaches nobody
 
 A mistake of a programmer is an assertion, not one of these.
 """
@@ -47,3 +49,25 @@ class SourceUnavailable(SluiceError):  # noqa: N818
 
 class EngineRefused(SluiceError):  # noqa: N818
     """The process could not do its part: tried again."""
+
+
+class HeadroomExceeded(EngineRefused):
+    """A compile asked for more than the ``cap_bytes`` it could be given just then.
+
+    The cap was what the pod had left, not what a compile may take at most: tried again when there
+    is more.
+    """
+
+    def __init__(self, message: str, cap_bytes: int) -> None:
+        super().__init__(Reason.WAITING_FOR_MEMORY, message)
+        self.cap_bytes = cap_bytes
+
+
+class BaselineRefused(EngineRefused):
+    """The baseline compiler cannot have this module; what the optimising one says is the verdict.
+
+    It lacks proposals of WebAssembly that the other has, so its refusal is nobody's fault.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(Reason.COMPILE_FAILED, message)

@@ -189,35 +189,35 @@ class Fleet:
         """Converge until it holds, keep it so, and wait in the right way after each failure."""
         failures = 0
         while True:
+            # The wait is outside of the except: an error that is kept keeps what its frames hold.
+            failures += 1
             try:
                 await self._converge(life)
                 failures = 0
-                await self._keep(life)
+                wait = self._keep(life)
             except ContentInvalid as e:
                 life.source = Verdict(False, e.reason, e.message)
                 self._failed(life, e)
-                await self._upkeep.until_changed(life.key.namespace, e.seen)
+                wait = self._upkeep.until_changed(life.key.namespace, e.seen)
             except WorkflowInvalid as e:
                 if e.reason in ABOUT_THE_MODULE:
                     life.source = VERIFIED
                 self._failed(life, e)
                 return
             except SluiceError as e:
-                failures += 1
                 self._failed(life, e)
-                await asyncio.sleep(self._pause_s(failures))
+                wait = asyncio.sleep(self._pause_s(failures))
             except Exception:
-                failures += 1
                 log.exception("a start failed inside the operator", extra=_names(life.key))
-                self._failed(
-                    life, EngineRefused(Reason.ENGINE_REFUSED, "the operator's log says how")
-                )
-                await asyncio.sleep(self._pause_s(failures))
+                error = EngineRefused(Reason.ENGINE_REFUSED, "the operator's log says how")
+                self._failed(life, error)
+                wait = asyncio.sleep(self._pause_s(failures))
+            await wait
 
     async def _converge(self, life: _Life) -> None:
         """Walk the path of one workflow from its desire to an engine that serves."""
-        if life.desire.problem:
-            raise life.desire.problem
+        if problem := life.desire.problem:
+            raise WorkflowInvalid(problem.reason, problem.message)
         workflow = life.desire.workflow
         assert workflow is not None
         self._starting(life, _NOT_ADMITTED, _WAITING)

@@ -8,6 +8,7 @@ from sluice.outcome import OutcomeKind
 
 _FAST = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300)
 _MIB = 1 << 20
+_TIERS = ("baseline", "optimizing")  # wasm.config.Tier, which lies above this
 
 
 class Metrics:
@@ -29,14 +30,22 @@ class Metrics:
             "sluice_cache_lookups", "Lookups of compiled modules.", ["result"], registry=registry
         )
         self.compiles = Counter(
-            "sluice_compiles", "Compile children by result.", ["result"], registry=registry
+            "sluice_compiles",
+            "Compile children by result and tier.",
+            ["result", "tier"],
+            registry=registry,
         )
         self.compile_seconds = Histogram(
-            "sluice_compile_seconds", "Wall time of a compile.", buckets=_FAST, registry=registry
+            "sluice_compile_seconds",
+            "Wall time of a compile.",
+            ["tier"],
+            buckets=_FAST,
+            registry=registry,
         )
         self.compile_peak_bytes = Histogram(
             "sluice_compile_peak_bytes",
             "Peak memory of a compile child.",
+            ["tier"],
             buckets=[n * _MIB for n in (64, 128, 192, 256, 384, 512, 1024, 2048)],
             registry=registry,
         )
@@ -62,8 +71,11 @@ class Metrics:
             self.workflows.labels(state)
         for result in ("hit", "miss"):
             self.cache_lookups.labels(result)
-        for result in ("compiled", "refused", "failed"):
-            self.compiles.labels(result)
+        for tier in _TIERS:
+            self.compile_seconds.labels(tier)
+            self.compile_peak_bytes.labels(tier)
+            for result in ("compiled", "refused", "unsupported", "headroom", "failed"):
+                self.compiles.labels(result, tier)
         for kind in OutcomeKind:
             self.executions.labels(kind)
         for written in ("status", "event"):

@@ -19,6 +19,7 @@ from sluice.errors import WorkflowInvalid
 from sluice.reasons import Reason
 from sluice.settings import Settings
 from sluice.wasm.compilation import Source
+from sluice.wasm.config import Tier
 from sluice.wasm.runtime import Runtime
 from sluice.workflow import API_VERSION, GROUP, KIND, Encoding, Workflow
 
@@ -72,7 +73,7 @@ _Dumper.add_representer(str, _text)
 def pack(order: Order, settings: Settings, told: Told = lambda _: None) -> Packed:
     """Return the documents, after the very checks that the operator will make.
 
-    ``told`` hears of each raw byte that is compressed: brotli takes two seconds for a megabyte.
+    ``told`` hears of each raw byte that is compressed: brotli takes a second or two for a megabyte.
 
     Raises:
         WorkflowInvalid: the module or an option would be refused by the operator.
@@ -103,7 +104,7 @@ class _Desk:
         self._runtime = Runtime(settings)
 
     def compiled(self) -> dict[str, Any]:
-        job = self._runtime.compilation(self._source(self._order.wasm, "none"))
+        job = self._runtime.compilation(self._source(self._order.wasm, "none"), Tier.OPTIMIZING)
         try:
             return job.run().entry.record
         finally:

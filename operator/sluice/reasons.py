@@ -13,6 +13,7 @@ class Reason(StrEnum):
     SERVING = "Serving"
     STARTING = "Starting"
     WAITING_FOR_TURN = "WaitingForTurn"
+    WAITING_FOR_MEMORY = "WaitingForMemory"
     ADMITTED = "Admitted"
     VERIFIED = "Verified"
     SUSPENDED = "Suspended"

@@ -3,25 +3,36 @@
 import asyncio
 import contextlib
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
 
 from sluice.binary import Assembly, Part
-from sluice.errors import ContentInvalid, EngineRefused, WorkflowInvalid
+from sluice.errors import (
+    BaselineRefused,
+    ContentInvalid,
+    HeadroomExceeded,
+    SluiceError,
+    WorkflowInvalid,
+)
 from sluice.metrics import Metrics
 from sluice.reasons import Reason
-from sluice.settings import Settings
+from sluice.settings import MIB, Settings
 from sluice.wasm import compilation
+from sluice.wasm.config import Tier, available
 from sluice.wasm.runtime import Module, Runtime
 from sluice.workflow import PartRef, Workflow, check_config_size
 
 _REFUSALS_MAX = 1024
+# What one compiler asks too much of, the other may still make do with.
+_OF_ONE_TIER = {Reason.COMPILE_OUT_OF_MEMORY, Reason.COMPILE_TIMED_OUT}
 _T = TypeVar("_T")
+# How much memory a child may take, asked when the moment has come: bytes.
+Cap = Callable[[], Awaitable[int]]
 
 
 class Source(Protocol):
@@ -48,6 +59,12 @@ class Supplied:
 
     module: Module
     seen: dict[str, str | None]
+    compiled: bool = False  # just now, and not at some time before
+
+    @property
+    def peak_bytes(self) -> int:
+        """What the compile of this module peaked at, now or whenever it was."""
+        return int(self.module.entry.record["peak_bytes"])
 
 
 class Supply:
@@ -70,24 +87,40 @@ class Supply:
             settings.compiles_max, thread_name_prefix="sluice-compile"
         )
         self._verification = asyncio.Lock()
-        self._digest_locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._refusals: dict[str, tuple[Reason, str]] = {}
+        self._locks: WeakValueDictionary[tuple[str, Tier], asyncio.Lock] = WeakValueDictionary()
+        self._refusals: dict[tuple[str, Tier], Callable[[], SluiceError]] = {}
 
-    async def module(self, workflow: Workflow) -> Supplied:
-        """Return the mapped module of a workflow.
+    def cached(self, digest: str, tier: Tier) -> bool:
+        """Say whether ``module`` will most likely find it compiled; cheap, for the line's order."""
+        return self._runtime.cached(digest, tier)
 
-        One at a time for each digest: whoever comes second finds what the first one cached, or
-        its verdict. Raises what ``Source.part`` and ``Compilation.run`` raise.
+    def baseline_refused(self, digest: str) -> bool:
+        """Say whether it is known that the baseline tier cannot have this module."""
+        refusal = self._refusals.get((digest, Tier.BASELINE))
+        return not available(Tier.BASELINE) or isinstance(refusal and refusal(), BaselineRefused)
+
+    async def module(
+        self, workflow: Workflow, tier: Tier = Tier.OPTIMIZING, cap: Cap | None = None
+    ) -> Supplied:
+        """Return the mapped module of a workflow, compiled by ``tier``.
+
+        One at a time for each digest and tier: whoever comes second finds what the first one
+        cached, or its verdict. ``cap`` is asked when the compile slot is had, right before the
+        child is started; without it, every child may take compile_memory_bytes_max.
+
+        Raises what ``Source.part`` and ``Compilation.run`` raise.
         """
-        lock = self._digest_locks.setdefault(workflow.digest, asyncio.Lock())
-        async with lock:
-            if refusal := self._refusals.get(workflow.digest):
-                raise WorkflowInvalid(*refusal)
-            module = await asyncio.to_thread(self._runtime.module, workflow.digest)
+        if not available(tier):
+            raise BaselineRefused("there is no baseline compiler for this machine")
+        wanted = workflow.digest, tier
+        async with self._locks.setdefault(wanted, asyncio.Lock()):
+            if refusal := self._refusals.get(wanted):
+                raise refusal()
+            module = await asyncio.to_thread(self._runtime.module, *wanted)
             self._metrics.cache_lookups.labels("hit" if module else "miss").inc()
             if module:
                 return Supplied(module, {})
-            return await self._compiled(workflow)
+            return await self._compiled(workflow, tier, cap)
 
     async def verify(self, workflow: Workflow) -> dict[str, str | None]:
         """Read the parts again and check that they hold the digest; return their versions.
@@ -97,7 +130,8 @@ class Supply:
         async with self._verification, self._assembled(workflow) as (source, seen):
             job = self._runtime.verification(source)
             with _seen(seen):
-                await self._in_child(job.run, job.cancel)
+                async with self._compile_slots:
+                    await _in_thread(self._children, job.run, job.cancel)
             return seen
 
     async def version(self, namespace: str, name: str) -> str | None:
@@ -118,38 +152,52 @@ class Supply:
             _let_go(e)
             raise
 
-    async def _compiled(self, workflow: Workflow) -> Supplied:
+    async def _compiled(self, workflow: Workflow, tier: Tier, cap: Cap | None) -> Supplied:
         async with self._assembled(workflow) as (source, seen):
-            job = self._runtime.compilation(source)
-            try:
-                with _seen(seen):
-                    module = await self._in_child(job.run, job.cancel)
-            except WorkflowInvalid as e:
-                self._metrics.compiles.labels("refused").inc()
-                if not isinstance(e, ContentInvalid):
-                    self._remember(workflow.digest, e)
-                raise
-            except EngineRefused:
-                self._metrics.compiles.labels("failed").inc()
-                raise
-        self._count(module.entry.record)
-        return Supplied(module, seen)
+            with _seen(seen):
+                async with self._compile_slots:
+                    memory_bytes = await self._memory_bytes(cap)
+                    module = await self._in_child(source, tier, memory_bytes)
+        record = module.entry.record
+        self._metrics.compiles.labels("compiled", tier).inc()
+        self._metrics.compile_seconds.labels(tier).observe(record["seconds"])
+        self._metrics.compile_peak_bytes.labels(tier).observe(record["peak_bytes"])
+        return Supplied(module, seen, compiled=True)
 
-    def _remember(self, digest: str, refusal: WorkflowInvalid) -> None:
-        # The digest pins the module, so the verdict holds for whoever asks again.
+    async def _memory_bytes(self, cap: Cap | None) -> int:
+        """Return what the next child may take, asked for now: while it waited, others took some."""
+        full = self._settings.compile_memory_bytes_max
+        allowed = full if cap is None else min(full, await cap())
+        if allowed < min(full, compilation.CHILD_BYTES_MIN):
+            raise HeadroomExceeded(
+                f"the pod has {max(0, allowed) // MIB} MiB left, and no compile starts with less "
+                f"than {compilation.CHILD_BYTES_MIN // MIB}; it is tried again when there is more",
+                allowed,
+            )
+        return allowed
+
+    async def _in_child(self, source: compilation.Source, tier: Tier, memory_bytes: int) -> Module:
+        job = self._runtime.compilation(source, tier, memory_bytes)
+        try:
+            return await _in_thread(self._children, job.run, job.cancel)
+        except SluiceError as e:
+            self._metrics.compiles.labels(_result(e), tier).inc()
+            self._remember(source.digest, tier, e)
+            raise
+
+    def _remember(self, digest: str, tier: Tier, error: SluiceError) -> None:
+        """Keep a verdict on the module: the digest pins it, so it holds for whoever asks again."""
+        # The words alone: an error holds the frames that it passed, more with each raise.
+        if isinstance(error, BaselineRefused):
+            self._keep(digest, tier, partial(BaselineRefused, error.message))
+        elif isinstance(error, WorkflowInvalid) and not isinstance(error, ContentInvalid):
+            for one in [tier] if error.reason in _OF_ONE_TIER else Tier:
+                self._keep(digest, one, partial(WorkflowInvalid, error.reason, error.message))
+
+    def _keep(self, digest: str, tier: Tier, refusal: Callable[[], SluiceError]) -> None:
         if len(self._refusals) >= _REFUSALS_MAX:
             del self._refusals[next(iter(self._refusals))]
-        # Its words alone: an error holds the frames that it passed, more with each raise.
-        self._refusals[digest] = refusal.reason, refusal.message
-
-    async def _in_child(self, run: Callable[[], _T], cancel: Callable[[], None]) -> _T:
-        async with self._compile_slots:
-            return await _in_thread(self._children, run, cancel)
-
-    def _count(self, record: dict[str, Any]) -> None:
-        self._metrics.compiles.labels("compiled").inc()
-        self._metrics.compile_seconds.observe(record["seconds"])
-        self._metrics.compile_peak_bytes.observe(record["peak_bytes"])
+        self._refusals[digest, tier] = refusal
 
     async def _move(self, namespace: str, ref: PartRef, assembly: Assembly) -> None:
         """Take one part from the source to the disk: after this no more of it is in memory."""
@@ -194,6 +242,14 @@ def _config(ref: PartRef, part: Part, settings: Settings) -> str:
     except WorkflowInvalid as e:
         raise ContentInvalid(e.reason, e.message, {ref.name: part.version}) from None
     return text
+
+
+def _result(error: SluiceError) -> str:
+    if isinstance(error, BaselineRefused):
+        return "unsupported"
+    if isinstance(error, HeadroomExceeded):
+        return "headroom"
+    return "refused" if isinstance(error, WorkflowInvalid) else "failed"
 
 
 @contextlib.contextmanager

@@ -29,7 +29,7 @@ class Upkeep:
 
     async def until_changed(self, namespace: str, seen: Mapping[str, str | None]) -> None:
         """Return once one of the ConfigMaps is no longer the version that was seen."""
-        pause_s = 1.0
+        pause_s = min(1.0, self._settings.source_retry_s_max)
         while True:
             await asyncio.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 - jitter
             pause_s = min(pause_s * 2, self._settings.source_retry_s_max)

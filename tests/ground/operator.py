@@ -106,6 +106,10 @@ class Operator:
             for sample in family.samples
         }
 
+    def live(self) -> bool:
+        """Whether it answers the liveness probe."""
+        return self._get("/healthz") is not None
+
     def _ready(self) -> bool:
         return self._get("/readyz") is not None
 

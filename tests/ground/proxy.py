@@ -28,6 +28,26 @@ class Fault:
     headers: dict[str, str]
     answered: int = 0
 
+    def end(self) -> None:
+        """Pass on what it would have refused."""
+        self.count = 0
+
+
+class Hold:
+    """Keeps requests that ``matches(method, path)`` takes waiting until it is released."""
+
+    def __init__(self, matches: Callable[[str, str], bool], loop: asyncio.AbstractEventLoop) -> None:
+        self.matches, self._loop = matches, loop
+        self._released = asyncio.Event()
+        self.held = 0
+
+    def release(self) -> None:
+        self._loop.call_soon_threadsafe(self._released.set)
+
+    async def wait(self) -> None:
+        self.held += 1
+        await self._released.wait()
+
 
 class Proxy:
     """Speaks plain HTTP on one side and TLS to a control plane on the other.
@@ -41,6 +61,8 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._faults: list[Fault] = []
+        self._holds: list[Hold] = []
+        self._port = 0
         self._streams: set[asyncio.Task[Any]] = set()
         self.requests: list[tuple[str, str]] = []
 
@@ -81,6 +103,20 @@ class Proxy:
         self._faults.append(fault)
         return fault
 
+    def hold(self, matches: Callable[[str, str], bool]) -> Hold:
+        """Keep every matching request waiting, as a slow API server would, until ``release``."""
+        hold = Hold(matches, self._loop)
+        self._holds.append(hold)
+        return hold
+
+    def shut(self) -> None:
+        """Break what is open and refuse every connection until ``open``."""
+        self._call(self._shut())
+
+    def open(self) -> None:
+        """Listen again, on the same port."""
+        self._call(self._listen())
+
     def cut(self) -> int:
         """Break every stream that is open, a watch above all; return how many there were."""
         streams = list(self._streams)
@@ -102,9 +138,20 @@ class Proxy:
         app.router.add_route("*", "/{path:.*}", self._pass)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
-        await site.start()
-        self._port: int = self._runner.addresses[0][1]
+        await self._listen()
+        self._port = self._runner.addresses[0][1]
+
+    async def _listen(self) -> None:
+        self._site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
+        await self._site.start()
+
+    async def _shut(self) -> None:
+        await self._site.stop()
+        server = self._runner.server
+        assert server is not None
+        for connection in list(server.connections):
+            if connection.transport:
+                connection.transport.abort()
 
     async def _stop(self) -> None:
         self.cut()
@@ -118,6 +165,9 @@ class Proxy:
             if fault.answered < fault.count and fault.matches(request.method, path):
                 fault.answered += 1
                 return _refusal(fault)
+        for hold in self._holds:
+            if hold.matches(request.method, path):
+                await hold.wait()
         url = f"{self._server.scheme}://{self._server.netloc}{path}"
         headers = {k: v for k, v in request.headers.items() if k.title() not in _HOP}
         try:

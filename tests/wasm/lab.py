@@ -11,8 +11,9 @@ from guests.build import guest
 from sluice.outcome import Outcome
 from sluice.settings import Settings
 from sluice.wasm.compilation import Compilation, Source
+from sluice.wasm.config import Tier
 from sluice.wasm.engine import Engine, Execution
-from sluice.wasm.runtime import Module, Runtime
+from sluice.wasm.runtime import Compiling, Module, Runtime
 from sluice.workflow import Workflow
 
 # What a program needs, for modules that are written by hand.
@@ -30,16 +31,21 @@ def sha256(data: bytes) -> str:
 
 @dataclass
 class Lab:
-    settings: Settings
-    runtime: Runtime = field(init=False)
+    runtime: Runtime
+    tier: Tier = Tier.OPTIMIZING
     _modules: dict[str, Module] = field(default_factory=dict)
 
-    def __post_init__(self) -> None:
-        self.runtime = Runtime(self.settings)
+    @property
+    def settings(self) -> Settings:
+        return self.runtime.settings
 
     @classmethod
     def at(cls, directory: Path, **settings: Any) -> "Lab":
-        return cls(replace(Settings(), data_dir=directory / "data", **settings))
+        return cls(Runtime(replace(Settings(), data_dir=directory / "data", **settings)))
+
+    def on(self, tier: Tier) -> "Lab":
+        """Return a lab whose modules are another tier's, on the same runtime."""
+        return Lab(self.runtime, tier)
 
     def source(self, encoded: bytes, **claims: Any) -> Source:
         """Put a binary where an assembly would; ``claims`` say of it what is not so."""
@@ -48,20 +54,28 @@ class Lab:
         said: dict[str, Any] = {"encoding": "none", "digest": sha256(encoded), "parts": "p"}
         return Source(path, **({"size": len(encoded)} | said | claims))
 
-    def compilation(self, wasm: bytes, **settings: Any) -> Compilation:
+    def compilation(
+        self, wasm: bytes, *, memory_bytes: int | None = None, **settings: Any
+    ) -> Compilation:
         """Return the compile of ``wasm`` under other settings than the lab's, into no cache."""
         source = self.source(wasm)
         output = source.path.with_suffix(".out")
         output.write_bytes(b"")
-        return Compilation(source, output, replace(self.settings, **settings))
+        return Compilation(
+            source, output, replace(self.settings, **settings), self.tier, memory_bytes
+        )
+
+    def compiling(self, wasm: bytes, **claims: Any) -> Compiling:
+        """Return the compile of ``wasm`` into the cache; ``claims`` are as for ``source``."""
+        return self.runtime.compilation(self.source(wasm, **claims), self.tier)
 
     def module(self, wasm: str | bytes) -> Module:
         """Return the module of a guest by its name, or of wasm, compiled at most once."""
         binary = guest(wasm) if isinstance(wasm, str) else wasm
         digest = sha256(binary)
         if digest not in self._modules:
-            found = self.runtime.module(digest)
-            self._modules[digest] = found or self.runtime.compilation(self.source(binary)).run()
+            found = self.runtime.module(digest, self.tier)
+            self._modules[digest] = found or self.compiling(binary).run()
         return self._modules[digest]
 
     def engine(self, wasm: str | bytes, *args: str, config: str = "", **spec: Any) -> Engine:

@@ -11,6 +11,7 @@ import pytest
 
 from sluice.errors import EngineRefused
 from sluice.wasm.cache import Entry, ModuleCache, make_private
+from sluice.wasm.config import Tier
 from wasm.lab import sha256
 
 DIGEST = "a" * 64
@@ -23,18 +24,24 @@ def directory(tmp_path: Path) -> Path:
 
 
 def _cache(directory: Path, fingerprint: str = "f1", bytes_max: int = 1 << 20) -> ModuleCache:
-    return ModuleCache(directory, fingerprint, bytes_max)
+    fingerprints = {Tier.OPTIMIZING: fingerprint, Tier.BASELINE: f"b{fingerprint}"}
+    return ModuleCache(directory, fingerprints, bytes_max)
 
 
-def _publish(cache: ModuleCache, digest: str = DIGEST, code: bytes = CODE) -> None:
+def _publish(
+    cache: ModuleCache, digest: str = DIGEST, code: bytes = CODE, tier: Tier = Tier.OPTIMIZING
+) -> None:
     output = cache.directory.parent / f"{digest[:8]}.cwasm"
     output.touch(0o600)
     output.write_bytes(code)
-    cache.publish(digest, output, {"compiled_sha256": sha256(code), "compiled_bytes": len(code)})
+    answer = {"compiled_sha256": sha256(code), "compiled_bytes": len(code)}
+    cache.publish(digest, tier, output, answer)
 
 
-def _found(cache: ModuleCache, digest: str = DIGEST) -> tuple[Entry, bytes] | None:
-    with cache.opened(digest) as found:
+def _found(
+    cache: ModuleCache, digest: str = DIGEST, tier: Tier = Tier.OPTIMIZING
+) -> tuple[Entry, bytes] | None:
+    with cache.opened(digest, tier) as found:
         return (found[0], Path(found[1]).read_bytes()) if found else None
 
 
@@ -76,8 +83,7 @@ def _mode(path: Path) -> None:
 
 
 def _claim_another_digest(directory: Path) -> None:
-    other = ModuleCache(directory, "f1", 1 << 20)
-    _publish(other, "b" * 64, b"\x7fELF other code")
+    _publish(_cache(directory), "b" * 64, b"\x7fELF other code")
     (directory / f"{'b' * 64}.f1.json").replace(_record(directory))
 
 
@@ -195,6 +201,48 @@ def test_the_least_recently_used_goes_first(directory: Path) -> None:
     assert [bool(_found(cache, n * 64)) for n in "123"] == [True, False, True]
     _publish(cache, "4" * 64, b"x" * 1000)
     assert [bool(_found(cache, n * 64)) for n in "1234"] == [False, False, False, True]
+
+
+def test_the_entries_of_both_tiers_lie_side_by_side(directory: Path) -> None:
+    """A tier finds its own code of a digest and never the other's, and forgets no other's."""
+    cache = _cache(directory)
+    _publish(cache, code=b"soon", tier=Tier.BASELINE)
+    assert [cache.cached(DIGEST, tier) for tier in Tier] == [True, False]
+    assert _found(cache) is None
+    _publish(cache, code=b"fast")
+    assert [cache.cached(DIGEST, tier) for tier in Tier] == [True, True]
+    found = [_found(cache, tier=tier) for tier in (Tier.BASELINE, Tier.OPTIMIZING)]
+    assert [entry and (entry[0].tier, entry[1]) for entry in found] == [
+        (Tier.BASELINE, b"soon"), (Tier.OPTIMIZING, b"fast")
+    ]  # fmt: skip
+    cache.remove(DIGEST, Tier.BASELINE)
+    assert [cache.cached(DIGEST, tier) for tier in Tier] == [False, True]
+
+
+def test_an_entry_without_its_record_is_not_called_cached(directory: Path) -> None:
+    """Who asks whether a start is cheap is not told so of what will have to be compiled."""
+    cache = _cache(directory)
+    _publish(cache)
+    _record(directory).unlink()
+    assert not cache.cached(DIGEST, Tier.OPTIMIZING)
+
+
+def test_baseline_code_goes_first_once_there_is_better(directory: Path) -> None:
+    """A full cache forgets what nobody will ask for before it forgets what is old."""
+    cache = _cache(directory, bytes_max=350)
+    old, both, alone = "1" * 64, "2" * 64, "3" * 64
+    _publish(cache, old, b"x" * 100)
+    os.utime(cache.path(old, Tier.OPTIMIZING), (1, 1))
+    _publish(cache, alone, b"x" * 100, Tier.BASELINE)
+    _publish(cache, both, b"x" * 100, Tier.BASELINE)
+    _publish(cache, both, b"x" * 100)
+    assert not cache.cached(both, Tier.BASELINE)
+    assert cache.cached(both, Tier.OPTIMIZING)
+    assert cache.cached(old, Tier.OPTIMIZING)
+    assert cache.cached(alone, Tier.BASELINE)
+    _publish(cache, "4" * 64, b"x" * 100)
+    assert not cache.cached(old, Tier.OPTIMIZING)
+    assert cache.cached(alone, Tier.BASELINE)
 
 
 def test_a_directory_of_another_user_is_refused(directory: Path) -> None:

@@ -22,7 +22,9 @@ from sluice.workflow import WorkflowKey
 
 _ROWS_MAX = 20
 _RESULT_CHARS_MAX = 60
-_FILE_WIDTH = 100_000
+_WIDE, _FILE_WIDTH = 100, 100_000
+_COLUMNS = ("NAMESPACE", "NAME", "READY", "REASON", "OUTCOME", "TOOK", "RESULT")
+_COLUMNS_NARROW = ("NAMESPACE/NAME", "OUTCOME", "RESULT")
 
 
 class Terminal:
@@ -91,13 +93,14 @@ class Terminal:
             # Bytes, since JSON is UTF-8 whatever the terminal's own encoding is.
             sys.stdout.buffer.write(json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
             return
-        table = _results_table(snapshots, runs)
         if sys.stdout.isatty():
-            Console().print(table)
+            console = Console()
+            console.print(_results_table(snapshots, runs, console.width))
             return
         # No terminal, no width: each workflow is one line, whole, for grep and for a log.
         text = io.StringIO()
-        Console(file=text, width=_FILE_WIDTH).print(table)
+        console = Console(file=text, width=_FILE_WIDTH)
+        console.print(_results_table(snapshots, runs, _FILE_WIDTH))
         sys.stdout.writelines(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
     def _table(self) -> Table:
@@ -114,19 +117,22 @@ class Terminal:
         return table
 
 
-def _results_table(snapshots: Sequence[Snapshot], runs: Mapping[WorkflowKey, Run]) -> Table:
+def _results_table(
+    snapshots: Sequence[Snapshot], runs: Mapping[WorkflowKey, Run], width: int
+) -> Table:
+    wide = width >= _WIDE
     table = Table(box=None, pad_edge=False)
-    for column in ("NAMESPACE", "NAME", "READY", "REASON", "OUTCOME", "TOOK", "RESULT"):
-        table.add_column(column, no_wrap=column != "RESULT")
+    for column in _COLUMNS if wide else _COLUMNS_NARROW:
+        table.add_column(column, no_wrap=column != "RESULT", overflow="fold")
     for s in snapshots:
         run = runs.get(s.key)
         outcome, took, result = ("", "", s.ready.message) if run is None else _told(run)
-        if run is None and s.ready.ok:
-            result = ""
-        table.add_row(
-            s.key.namespace, s.key.name, str(s.ready.ok), s.ready.reason, outcome, took,
-            _plain(result),
-        )  # fmt: skip
+        text = _plain("" if run is None and s.ready.ok else result)
+        if wide:
+            ready = str(s.ready.ok)
+            table.add_row(s.key.namespace, s.key.name, ready, s.ready.reason, outcome, took, text)
+        else:
+            table.add_row(str(s.key), outcome or s.ready.reason, text)
     return table
 
 

@@ -1,148 +1,317 @@
 """The waiting line and its permits: who starts next, and what happens after each batch."""
 
 import asyncio
-import bisect
 import contextlib
-import itertools
+import functools
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from sluice.rollout.gate import Start, decide
+from sluice.reasons import Reason
+from sluice.rollout.costs import FREE, Cost
+from sluice.rollout.gate import (
+    Bounds,
+    Decision,
+    Flight,
+    GateState,
+    Hold,
+    Start,
+    decide,
+    need_message,
+    ordinal,
+    turn_message,
+)
+from sluice.rollout.holds import HoldEvent, Holds
+from sluice.rollout.line import Line, Waiter
+from sluice.rollout.memory import MemoryReading, MemorySource
+from sluice.rollout.readings import Look, Readings, RunBlocking
+from sluice.snapshot import Verdict
 from sluice.workflow import WorkflowKey
 
 log = logging.getLogger(__name__)
-# A trim holds the interpreter for most of its time: it may have a fifth of it.
-_TRIM_RESTS = 4
 
 
 @dataclass(eq=False, slots=True)
 class _Batch:
     number: int
-    size: int
     open: int
 
 
-@dataclass(eq=False, slots=True)
-class _Waiter:
-    key: WorkflowKey
-    rank: tuple[int, int]
-    admitted: asyncio.Future[_Batch]
+@dataclass(eq=False, slots=True, kw_only=True)
+class Permit(Flight):
+    """The right to start one engine, and to compile it first where its ``cost`` says so.
 
-
-@dataclass(eq=False, slots=True)
-class Permit:
-    """The right to start one engine. ``settle`` as soon as the engine needs no more of it."""
+    Both methods may be called more than once.
+    """
 
     batch: int
     _settle: Callable[[], None] | None = field(repr=False)
+    _wake: Callable[[], None] = field(repr=False)
+
+    def compiled(self) -> None:
+        """Say that the compile is over: its peak no longer counts."""
+        self.done, self.cap_bytes = True, 0
+        self._wake()
 
     def settle(self) -> None:
+        """Say that the engine needs no more of the permit."""
+        self.done, self.cap_bytes = True, 0
         settle, self._settle = self._settle, None
         if settle:
             settle()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
     waiting: int
     in_flight: int
     batches: int
+    batch_size: int  # compiles under way at once, for now
+    held: bool  # by memory, and not by what is under way
+    hold_reason: Reason | None
+    hold_message: str
+    hold_seconds: Mapping[Reason, float]
+    holds: Mapping[Reason, int]
+    trims: int
+    trimmed_bytes: int
+    reading: MemoryReading | None
+    low_bytes: int
+    high_bytes: int
 
 
 class Rollout:
-    """A line with ``starts_max`` permits, released in batches; ``trim`` runs after each batch.
+    """A line with ``starts_max`` permits, released in batches as memory and ``bounds`` allow.
 
-    The order is priority, then arrival. Whoever stops waiting (cancelled) leaves the line at
-    once and holds nothing. A higher ``starts_max`` costs memory, a lower one time.
+    The order is priority, then what served before, then arrival; ``lowest`` comes after all.
+    Whoever stops waiting (cancelled) leaves the line at once and holds nothing. Memory is trimmed
+    after each batch, and before a reading decides that is not below the low watermark: without a
+    trim it only overestimates. A higher ``starts_max`` costs memory, a lower one time.
+
+    All time is the loop's. ``source.read`` and ``trim`` block, and go through ``run_blocking``.
     """
 
-    def __init__(self, starts_max: int, trim: Callable[[], None]) -> None:
-        self._starts_max, self._trim = starts_max, trim
-        self._line: list[_Waiter] = []
-        self._arrivals = itertools.count()
-        self._in_flight = 0
+    def __init__(
+        self,
+        bounds: Bounds,
+        source: MemorySource,
+        trim: Callable[[], None],
+        *,
+        told: Callable[[HoldEvent], None] = lambda _: None,
+        run_blocking: RunBlocking = asyncio.to_thread,
+    ) -> None:
+        self._bounds = bounds
+        self._line = Line(bounds)
+        self._state = GateState.first(bounds)
+        self._readings = Readings(source, trim, run_blocking)
+        self._holds = Holds(told)
+        self._flights: set[Permit] = set()
         self._batches = 0
-        self._untrimmed = False
-        self._trimming = False
-        self._pump_scheduled = False
-
-    def statistics(self) -> Statistics:
-        return Statistics(len(self._line), self._in_flight, self._batches)
-
-    def place(self, key: WorkflowKey) -> int | None:
-        """Return how many stand before ``key``, itself included; None: it does not wait."""
-        places = (i for i, w in enumerate(self._line, 1) if w.key == key)
-        return next(places, None)
+        self._one_cap = asyncio.Lock()
+        self._news = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
 
     @asynccontextmanager
-    async def admit(self, key: WorkflowKey, priority: int) -> AsyncIterator[Permit]:
-        """Wait for a permit, hold it in the block, give it back at its end or at ``settle``."""
-        waiter = _Waiter(
-            key, (-priority, next(self._arrivals)), asyncio.get_running_loop().create_future()
+    async def admit(
+        self,
+        key: WorkflowKey,
+        priority: int,
+        cost: Cost | Callable[[], Cost] = FREE,
+        *,
+        served_before: bool = False,
+        lowest: bool = False,
+    ) -> AsyncIterator[Permit]:
+        """Wait for a permit, hold it in the block, give it back at its end or at ``settle``.
+
+        A ``cost`` that can be called is asked again while it waits: what others compiled
+        meanwhile may be cached by then, or better known. It must be quick, and not raise.
+        """
+        admitted: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
+        waiter = self._line.join(
+            key, cost, admitted, priority=priority, served_before=served_before, lowest=lowest
         )
-        bisect.insort(self._line, waiter, key=lambda w: w.rank)
         self._wake()
         try:
-            batch = await waiter.admitted
+            permit = await admitted
         except asyncio.CancelledError:
-            self._withdraw(waiter)
+            self._withdraw(waiter, admitted)
             raise
-        permit = Permit(batch.number, lambda: self._settled(batch))
         try:
             yield permit
         finally:
             permit.settle()
 
-    def _withdraw(self, waiter: _Waiter) -> None:
-        with contextlib.suppress(ValueError):
-            self._line.remove(waiter)
-        if waiter.admitted.done() and not waiter.admitted.cancelled():
-            self._settled(waiter.admitted.result())  # released and cancelled in the same breath
+    async def compile_cap(self, permit: Permit) -> int:
+        """Return what a compile child may take that is spawned at once: 0 or more bytes.
+
+        That is what lies below the high watermark after a trim, less what others will keep, less
+        what the children that run already may take, less the peaks of those that may run beside
+        this one. Below ``compile_bytes_max`` it may be too little: then the child dies, not the
+        pod.
+        """
+        async with self._one_cap:
+            before = set(self._flights)
+            look = await self._readings.look()
+            cap = self._cap(permit, look.reading, before)
+            if cap < self._bounds.compile_bytes_max:
+                before = set(self._flights)
+                look = await self._readings.trimmed()
+                cap = self._cap(permit, look.reading, before)
+            permit.cap_bytes = cap
+            if cap:  # it was reckoned with all that was admitted until now
+                self._state = replace(self._state, beside_bytes=0)
+            return cap
+
+    def statistics(self) -> Statistics:
+        reading, holds = self._readings.last, self._holds
+        limit = reading.limit if reading else 0
+        return Statistics(
+            waiting=len(self._line),
+            in_flight=len(self._flights),
+            batches=self._batches,
+            batch_size=self._state.batch,
+            held=holds.held_since is not None,
+            hold_reason=holds.hold.reason if holds.hold else None,
+            hold_message=holds.hold.message if holds.hold else "",
+            hold_seconds=holds.seconds(_now()),
+            holds=dict(holds.counts),
+            trims=self._readings.trims,
+            trimmed_bytes=self._readings.trimmed_bytes,
+            reading=reading,
+            low_bytes=self._bounds.low(limit),
+            high_bytes=self._bounds.high(limit),
+        )
+
+    def place(self, key: WorkflowKey) -> int | None:
+        """Return how many stand before ``key``, itself included; None: it does not wait."""
+        waiter = self._line.waiter(key)
+        return self._line.place(waiter) if waiter else None
+
+    def explain(self, key: WorkflowKey) -> Verdict | None:
+        """Return what ``key`` is told while it waits; None: it does not wait."""
+        waiter, reading = self._line.waiter(key), self._readings.last
+        if waiter is None:
+            return None
+        hold = self._holds.hold
+        memory = hold is not None and hold.reason is Reason.WAITING_FOR_MEMORY
+        if memory and reading:
+            message = need_message(reading, waiter.cost, self._bounds)
+        else:
+            compiling = sum(1 for flight in self._flights if flight.outstanding)
+            message = turn_message(len(self._flights), compiling, self._bounds)
+        line = f"{len(self._line)} wait, {ordinal(self._line.place(waiter))} in line"
+        reason = Reason.WAITING_FOR_MEMORY if memory else Reason.WAITING_FOR_TURN
+        return Verdict(False, reason, f"{message}; {line}")
+
+    def _withdraw(self, waiter: Waiter, admitted: "asyncio.Future[Permit]") -> None:
+        if admitted.done() and not admitted.cancelled():
+            admitted.result().settle()  # released and cancelled in the same breath
+        else:
+            self._line.leave(waiter)
+            self._wake()
 
     def _wake(self) -> None:
-        # Once per turn of the loop, so that what is asked together goes as one batch.
-        if not self._pump_scheduled:
-            self._pump_scheduled = True
-            asyncio.get_running_loop().call_soon(self._pump)
+        self._news.set()
+        if len(self._line) and (self._pump is None or self._pump.done()):
+            # A task, so that what is asked together goes as one batch.
+            self._pump = asyncio.get_running_loop().create_task(self._run())
 
-    def _pump(self) -> None:
-        self._pump_scheduled = False
-        # Who was cancelled a moment ago has not run yet to leave, and would keep a permit for ever.
-        self._line = [waiter for waiter in self._line if not waiter.admitted.cancelled()]
-        decision = decide(len(self._line), self._in_flight, self._starts_max)
-        if not isinstance(decision, Start):
-            return
-        released, self._line = self._line[: decision.count], self._line[decision.count :]
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while len(self._line):
+            self._news.clear()
+            again: float | None = loop.time() + self._bounds.look_again_s
+            try:
+                decision = await self._look()
+            except Exception:
+                log.exception("nobody is admitted: memory could not be read")
+            else:
+                if isinstance(decision, Start):
+                    continue
+                again = decision.until
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(again):
+                    await self._news.wait()
+        self._holds.nobody_waits(self._readings.last, loop.time())
+
+    async def _look(self) -> Decision:
+        """Decide on a fresh reading, on a trimmed one where it matters and the last has rested."""
+        if len(self._flights) >= self._bounds.starts_max:
+            return self._full()
+        flights = set(self._flights)
+        look = await self._readings.look()
+        low = self._bounds.low(look.reading.limit)
+        if look.reading.used > low and self._readings.rested:
+            look = await self._readings.trimmed()
+        decision = self._decide(look, flights)
+        if not isinstance(decision, Hold) or decision.reason is Reason.WAITING_FOR_TURN:
+            return decision
+        if look.gave_back is None and self._readings.rested:
+            flights = set(self._flights)
+            return self._decide(await self._readings.trimmed(), flights)
+        return decision
+
+    def _full(self) -> Hold:
+        # No reading can change it, so none is taken; a permit that is given back wakes the pump.
+        message = f"{turn_message(len(self._flights), 0, self._bounds)}; {len(self._line)} wait"
+        hold = Hold(Reason.WAITING_FOR_TURN, message, None, 0, self._state)
+        self._holds.decided(hold, None, self._line.parked, _now())
+        return hold
+
+    def _decide(self, look: Look, before: set[Permit]) -> Decision:
+        """Decide and act on it; ``before``: who was under way when the reading was begun."""
+        # The reading may not show what those keep that settled since: they count once more.
+        flights = list(before | self._flights)
+        head = self._line.head()
+        decision = decide(
+            look.reading, head, flights, self._state, self._bounds, _now(),
+            waits=len(self._line), gave_back=look.gave_back,
+        )  # fmt: skip
+        self._state = decision.state
+        for index in decision.parked:
+            self._line.park(head[index])
+        if isinstance(decision, Start):
+            for index in decision.passed:
+                head[index].passes_left -= 1
+            self._release([head[index] for index in decision.indexes])
+        self._holds.decided(decision, look.reading, self._line.parked, _now())
+        return decision
+
+    def _release(self, released: list[Waiter]) -> None:
         self._batches += 1
-        batch = _Batch(self._batches, len(released), len(released))
-        self._in_flight += len(released)
-        log.info("batch %d starts %d workflows, %d wait", batch.number, batch.size, len(self._line))
+        batch = _Batch(self._batches, len(released))
         for waiter in released:
-            waiter.admitted.set_result(batch)
+            self._line.leave(waiter)
+            permit = Permit(
+                cost=waiter.cost,
+                done=not waiter.cost.compile_bytes,
+                batch=batch.number,
+                _settle=None,
+                _wake=self._wake,
+            )
+            permit._settle = functools.partial(self._settled, permit, batch)  # noqa: SLF001
+            self._flights.add(permit)
+            waiter.admitted.set_result(permit)
+        log.info("batch %d starts %d workflows, %d wait", batch.number, batch.open, len(self._line))
 
-    def _settled(self, batch: _Batch) -> None:
-        self._in_flight -= 1
+    def _settled(self, permit: Permit, batch: _Batch) -> None:
+        self._flights.discard(permit)
         batch.open -= 1
         if batch.open == 0:
-            self._untrimmed = True
-            if not self._trimming:
-                self._trim_now()
+            self._state = self._state.after_batch(self._bounds)
+            self._readings.owe_a_trim()
         self._wake()
 
-    def _trim_now(self) -> None:
-        loop = asyncio.get_running_loop()
-        began = loop.time()
+    def _cap(self, permit: Permit, reading: MemoryReading, before: set[Permit]) -> int:
+        others = (before | self._flights) - {permit}
+        keeps = sum(other.cost.keep_bytes for other in others)
+        running = [other.cap_bytes for other in others if other.cap_bytes]
+        to_come = sorted(other.outstanding for other in others if not other.cap_bytes)
+        beside = max(0, self._bounds.compiles_max - 1 - len(running))
+        taken = keeps + sum(running) + sum(to_come[len(to_come) - beside :])
+        headroom = self._bounds.high(reading.limit) - reading.used - taken
+        return max(0, min(self._bounds.compile_bytes_max, headroom))
 
-        def rest(_: asyncio.Future[None]) -> None:
-            loop.call_later((loop.time() - began) * _TRIM_RESTS, self._rested)
 
-        self._untrimmed, self._trimming = False, True
-        loop.run_in_executor(None, self._trim).add_done_callback(rest)
-
-    def _rested(self) -> None:
-        # A batch that ended meanwhile gets its trim too; all that did share one.
-        self._trimming = False
-        if self._untrimmed:
-            self._trim_now()
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -6,7 +6,8 @@ carries a MAC under a key that lies in the same directory, mode 0600, and never 
 keeps out damage, other versions' and other users' files; whoever can already write as this user
 could change the process itself. Nothing a user sends ever becomes an entry.
 
-Layout: ``<digest>.<fingerprint>.cwasm`` and ``….json``. The record is renamed into place last and
+Layout: ``<digest>.<fingerprint>.cwasm`` and ``….json``; a tier has its own fingerprint, so the
+entries of both lie side by side. The record is renamed into place last and
 is the commit: code without one is rubbish from a death in mid-air, and is swept at the start.
 """
 
@@ -18,7 +19,7 @@ import logging
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 
 from sluice.errors import EngineRefused
 from sluice.reasons import Reason
+from sluice.wasm.config import Tier
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Entry:
     """What is known of a compiled module; ``path`` is only to be mapped through ``opened``."""
 
     digest: str
+    tier: Tier
     path: Path
     record: dict[str, Any]
 
@@ -48,58 +51,64 @@ class _Refused(Exception):  # noqa: N818 - told in the log, then recompiled
 
 
 class ModuleCache:
-    """Entries of one fingerprint in one private directory, at most ``bytes_max`` of them."""
+    """Entries of both tiers in one private directory, at most ``bytes_max`` of them."""
 
-    def __init__(self, directory: Path, fingerprint: str, bytes_max: int) -> None:
-        self.directory, self._fingerprint, self._bytes_max = directory, fingerprint, bytes_max
+    def __init__(self, directory: Path, fingerprints: Mapping[Tier, str], bytes_max: int) -> None:
+        self.directory, self._fingerprints, self._bytes_max = directory, fingerprints, bytes_max
         make_private(directory)
         self._key = _key(directory / "key")
         self._sweep()
 
-    def path(self, digest: str) -> Path:
+    def path(self, digest: str, tier: Tier) -> Path:
         """Return where the code of ``digest`` lies or will lie."""
-        return self.directory / f"{digest}.{self._fingerprint}.cwasm"
+        return self.directory / f"{digest}.{self._fingerprints[tier]}.cwasm"
+
+    def cached(self, digest: str, tier: Tier) -> bool:
+        """Say whether there is an entry, for two looks at the disk; nothing is verified."""
+        path = self.path(digest, tier)
+        return path.exists() and path.with_suffix(".json").exists()
 
     @contextmanager
-    def opened(self, digest: str) -> Iterator[tuple[Entry, str] | None]:
+    def opened(self, digest: str, tier: Tier) -> Iterator[tuple[Entry, str] | None]:
         """Yield a verified entry and a path to the very file that was verified; None: no entry.
 
         An entry that is not to be believed is removed and told in the log.
         """
-        path = self.path(digest)
+        path = self.path(digest, tier)
         with contextlib.ExitStack() as held:
             found = None
             try:
                 fd = held.enter_context(_open_private(path))
-                found = self._verified(digest, path, fd), f"/proc/self/fd/{fd}"
+                found = self._verified(digest, tier, fd), f"/proc/self/fd/{fd}"
                 os.utime(fd)  # the least recently used go first
             except FileNotFoundError:
                 pass
             except _Refused as e:
                 log.warning("cache entry refused: %s; compiling again", e, extra={"digest": digest})
-                self.remove(digest)
+                self.remove(digest, tier)
             yield found
 
-    def publish(self, digest: str, output: Path, answer: dict[str, Any]) -> None:
+    def publish(self, digest: str, tier: Tier, output: Path, answer: dict[str, Any]) -> None:
         """Make what the compile child wrote an entry: the code first, then the record."""
-        record = answer | {"digest": digest, "fingerprint": self._fingerprint}
+        record = answer | {"digest": digest, "fingerprint": self._fingerprints[tier]}
         record["mac"] = self._mac(record)
-        path = self.path(digest)
+        path = self.path(digest, tier)
         temporary = output.with_suffix(".json")
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
             json.dump(record, f)
-        self.remove(digest)
+        self.remove(digest, tier)
         output.rename(path)
         temporary.rename(path.with_suffix(".json"))
         self._evict(keep=path)
 
-    def remove(self, digest: str) -> None:
+    def remove(self, digest: str, tier: Tier) -> None:
         """Forget an entry; the record first, so that the code is never without judge."""
-        path = self.path(digest)
+        path = self.path(digest, tier)
         path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
 
-    def _verified(self, digest: str, path: Path, fd: int) -> Entry:
+    def _verified(self, digest: str, tier: Tier, fd: int) -> Entry:
+        path = self.path(digest, tier)
         try:
             with _open_private(path.with_suffix(".json")) as record_fd:
                 record = json.loads(os.read(record_fd, 1 << 20))
@@ -110,12 +119,12 @@ class ModuleCache:
         mac = record.pop("mac", "") if isinstance(record, dict) else ""
         if not hmac.compare_digest(str(mac).encode(errors="replace"), self._mac(record).encode()):
             raise _Refused(f"the record of {path.name} was not written under this cache's key")
-        if (record["digest"], record["fingerprint"]) != (digest, self._fingerprint):
+        if (record["digest"], record["fingerprint"]) != (digest, self._fingerprints[tier]):
             raise _Refused(f"{path.name} is another module's or version's")
         with os.fdopen(os.dup(fd), "rb") as f:
             if hashlib.file_digest(f, "sha256").hexdigest() != record["compiled_sha256"]:
                 raise _Refused(f"the code in {path.name} is damaged")
-        return Entry(digest, path, record)
+        return Entry(digest, tier, path, record)
 
     def _mac(self, record: Any) -> str:
         return hmac.digest(self._key, json.dumps(record, sort_keys=True).encode(), "sha256").hex()
@@ -129,19 +138,26 @@ class ModuleCache:
         self._evict()
 
     def _evict(self, keep: Path | None = None) -> None:
-        ages: list[tuple[float, int, Path]] = []
+        ages: list[tuple[bool, float, int, Path]] = []
         for path in self.directory.glob("*.cwasm"):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                ages.append((status.st_mtime, status.st_size, path))
-        total = sum(size for _, size, _ in ages)
-        for _, size, path in sorted(ages):
+                ages.append((not self._succeeded(path), status.st_mtime, status.st_size, path))
+        total = sum(size for _, _, size, _ in ages)
+        for _, _, size, path in sorted(ages):
             if total <= self._bytes_max:
                 break
             if path != keep:  # what is mapped keeps its pages; only its name goes
                 path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 total -= size
+
+    def _succeeded(self, path: Path) -> bool:
+        """Say whether this is baseline code that has optimised code beside it: nobody's choice."""
+        digest, _, _ = path.name.partition(".")
+        if path != self.path(digest, Tier.BASELINE):
+            return False
+        return self.cached(digest, Tier.OPTIMIZING)
 
 
 def make_private(directory: Path) -> None:

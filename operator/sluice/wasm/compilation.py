@@ -13,15 +13,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from sluice.errors import ContentInvalid, EngineRefused, SluiceError, WorkflowInvalid
+from sluice.errors import (
+    BaselineRefused,
+    ContentInvalid,
+    EngineRefused,
+    HeadroomExceeded,
+    SluiceError,
+    WorkflowInvalid,
+)
 from sluice.reasons import Reason
 from sluice.settings import MIB, Settings
 from sluice.wasm.compiler import OUT_OF_MEMORY_WORDS, Request
+from sluice.wasm.config import Tier
 
 _ABORTS = {-signal.SIGABRT, -signal.SIGSEGV, -signal.SIGBUS, -signal.SIGILL, -signal.SIGTRAP}
 _ANSWER_BYTES_MAX = MIB
 _MESSAGE_CHARS_MAX = 1000  # a condition's message has room for 32,768, and names may be long
 _SAMPLE_S = 0.05
+# Below this not even an empty module compiles: the interpreter, the compiler and its threads.
+CHILD_BYTES_MIN = 40 * MIB
+_LIBRARIES_BYTES = 36 * MIB  # of address space, which the child's limit is above
 # More of them hardly help one module, and each takes its stack and its share of the memory limit:
 # whether a module compiles must not depend on how many cores a node has.
 _COMPILE_THREADS_MAX = 4
@@ -41,11 +52,21 @@ class Source:
 class Compilation:
     """A compile, or a verification alone where ``output`` is None; ``run`` blocks.
 
-    ``cancel`` may be called from any thread at any time, and more than once.
+    ``memory_bytes`` bounds its child below compile_memory_bytes_max, where there is no room for
+    that just now. ``cancel`` may be called from any thread at any time, and more than once.
     """
 
-    def __init__(self, source: Source, output: Path | None, settings: Settings) -> None:
-        self._source, self._output, self._settings = source, output, settings
+    def __init__(
+        self,
+        source: Source,
+        output: Path | None,
+        settings: Settings,
+        tier: Tier = Tier.OPTIMIZING,
+        memory_bytes: int | None = None,
+    ) -> None:
+        self._source, self._output, self._settings, self._tier = source, output, settings, tier
+        full = settings.compile_memory_bytes_max
+        self._memory_bytes = full if memory_bytes is None else min(full, memory_bytes)
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._cancelled = False
@@ -58,6 +79,8 @@ class Compilation:
         Raises:
             ContentInvalid: the parts do not hold what the object says.
             WorkflowInvalid: the module cannot be compiled or run here, whatever its parts.
+            BaselineRefused: the baseline compiler cannot have it; the other one may.
+            HeadroomExceeded: it asks for more than ``memory_bytes``, and might have more later.
             EngineRefused: the child ended in a way that is not the module's fault.
 
         """
@@ -125,8 +148,9 @@ class Compilation:
             encoding=self._source.encoding,
             digest=self._source.digest,
             size=self._source.size,
-            address_space_bytes=self._settings.compile_memory_bytes_max,
+            memory_bytes=self._memory_bytes,
             cpu_s=self._settings.compile_cpu_s_max,
+            tier=self._tier,
         )
 
     def _time_out(self) -> None:
@@ -139,6 +163,8 @@ class Compilation:
             self._process.kill()
 
     def _judge(self, answer: dict[str, Any]) -> dict[str, Any]:
+        if "unsupported" in answer:
+            raise self._unsupported(answer["unsupported"])
         if "reason" not in answer:
             return answer
         reason = Reason(answer["reason"])
@@ -150,29 +176,29 @@ class Compilation:
         raise WorkflowInvalid(reason, f"the module sha256:{self._source.digest[:12]} {message}")
 
     def _failure(self, code: int, log: str) -> SluiceError:
-        limits = self._settings
         if self._cancelled:
             return EngineRefused(Reason.COMPILE_FAILED, "the compile was cancelled")
         if self._timed_out:
             return EngineRefused(
                 Reason.COMPILE_TIMED_OUT,
-                f"the compile took longer than {limits.compile_wall_s_max} s "
+                f"the compile took longer than {self._settings.compile_wall_s_max} s "
                 "(compile_wall_s_max); the machine may be overloaded",
             )
         if code == -signal.SIGXCPU:
-            return WorkflowInvalid(
-                Reason.COMPILE_TIMED_OUT,
-                f"compiling the module takes more than {limits.compile_cpu_s_max} s of CPU "
-                "(compile_cpu_s_max)",
-            )
+            return self._over_cpu_time()
         if self._ran_out_of_memory(code, log):
             return self._out_of_memory()
+        return self._death(code, log)
+
+    def _death(self, code: int, log: str) -> SluiceError:
         if code == -signal.SIGKILL:
             return EngineRefused(
                 Reason.COMPILE_FAILED,
                 "the compile child was killed from outside (SIGKILL), most likely because the pod "
                 "or the node was short of memory",
             )
+        if code < 0 and self._tier is Tier.BASELINE:
+            return self._unsupported(f"its compiler died of {_describe(code)}")
         last = next((line for line in reversed(log.splitlines()) if line.strip()), "no output")
         return EngineRefused(
             Reason.COMPILE_FAILED, f"the compile child ended with {_describe(code)}: {last[:300]}"
@@ -184,11 +210,32 @@ class Compilation:
         Words alone would miss the ones that nobody has seen yet. Half of the limit is enough to
         tell: what grows by doubling asks at its last step for as much as it has.
         """
-        full = self._peak_bytes * 2 > self._settings.compile_memory_bytes_max
+        full = (self._peak_bytes - _LIBRARIES_BYTES) * 2 > self._memory_bytes
         return any(words in log for words in OUT_OF_MEMORY_WORDS) or (code in _ABORTS and full)
 
-    def _out_of_memory(self) -> WorkflowInvalid:
-        cap = self._settings.compile_memory_bytes_max // MIB
+    def _over_cpu_time(self) -> SluiceError:
+        words = (
+            f"compiling the module takes more than {self._settings.compile_cpu_s_max} s of CPU "
+            "(compile_cpu_s_max)"
+        )
+        if self._tier is Tier.BASELINE:
+            return self._unsupported(words)
+        return WorkflowInvalid(Reason.COMPILE_TIMED_OUT, words)
+
+    def _unsupported(self, words: str) -> BaselineRefused:
+        return BaselineRefused(
+            f"the baseline tier cannot have the module sha256:{self._source.digest[:12]}: "
+            + words[:_MESSAGE_CHARS_MAX]
+        )
+
+    def _out_of_memory(self) -> SluiceError:
+        cap = self._memory_bytes // MIB
+        if self._memory_bytes < self._settings.compile_memory_bytes_max:
+            return HeadroomExceeded(
+                f"compiling the module asks for more than the {cap} MiB that the pod had left "
+                "for it; it is tried again when there is more",
+                self._memory_bytes,
+            )
         return WorkflowInvalid(
             Reason.COMPILE_OUT_OF_MEMORY,
             f"compiling the module asks for more than {cap} MiB of memory "

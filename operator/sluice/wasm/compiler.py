@@ -16,7 +16,6 @@ import hashlib
 import json
 import mmap
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -30,6 +29,7 @@ from sluice.errors import ContentInvalid, SluiceError, WorkflowInvalid
 from sluice.reasons import Reason
 from sluice.wasm import abi, config, sandbox
 from sluice.wasm.abi import wasi
+from sluice.wasm.config import Tier
 from sluice.wasm.inflate import inflate
 
 # What glibc, Rust, Cranelift and Python say when an allocation or a thread is refused.
@@ -59,29 +59,37 @@ class Request:
     encoding: str
     digest: str
     size: int
-    address_space_bytes: int
+    memory_bytes: int  # beyond the libraries
     cpu_s: int
+    tier: Tier
+
+
+class _Unsupported(Exception):  # noqa: N818 - what the baseline compiler says, and no verdict
+    pass
 
 
 def main() -> None:
     """Answer the one request."""
     request = Request(**json.load(sys.stdin))
-    sandbox.limit(request.address_space_bytes, request.cpu_s, _COMPILED_BYTES_MAX)
+    shared_bytes = _shared_bytes()
+    sandbox.limit(shared_bytes + request.memory_bytes, request.cpu_s, _COMPILED_BYTES_MAX)
     sandbox.die_with_parent(request.parent)
     try:
-        answer = _serve(request)
+        answer = _serve(request, shared_bytes)
     except SluiceError as e:
         answer = {
             "reason": e.reason,
             "message": e.message,
             "content": isinstance(e, ContentInvalid),
         }
+    except _Unsupported as e:
+        answer = {"unsupported": str(e)}
     except MemoryError:
         answer = {"reason": Reason.COMPILE_OUT_OF_MEMORY}
     sys.stdout.write(json.dumps(answer))
 
 
-def _serve(request: Request) -> dict[str, Any]:
+def _serve(request: Request, shared_bytes: int) -> dict[str, Any]:
     # Everything is open before the lock; nothing can be opened after it.
     directory = os.path.dirname(request.input)  # noqa: PTH120 - no pathlib in a child of 40 ms
     with (
@@ -94,8 +102,8 @@ def _serve(request: Request) -> dict[str, Any]:
         with _mapped(raw, request.size) as wasm:
             held = sandbox.lock()
             _inflate(request, source, raw)
-            answer = asdict(_compile(wasm, output)) if request.output else {}
-        return answer | {"peak_bytes": _peak_bytes(status), "sandbox": held}
+            answer = asdict(_compile(wasm, output, Tier(request.tier))) if request.output else {}
+        return answer | {"peak_bytes": _peak_bytes(status, shared_bytes), "sandbox": held}
 
 
 def _mapped(raw: BinaryIO, size: int) -> mmap.mmap:
@@ -149,11 +157,11 @@ class Compiled:
     compiled_bytes: int
 
 
-def _compile(wasm: mmap.mmap, output: BinaryIO) -> Compiled:
+def _compile(wasm: mmap.mmap, output: BinaryIO, tier: Tier) -> Compiled:
     started = time.monotonic()
     _check_magic(wasm[:8])
-    engine = config.engine()
-    module = _module(engine, wasm)
+    engine = config.engine(tier)
+    module = _module(engine, wasm, tier)
     imports = [(i.module, i.name or "") for i in module.imports]
     exports = {e.name: e.type for e in module.exports}
     guest_abi = abi.detect(imports, exports)
@@ -181,7 +189,7 @@ def _check_magic(head: bytes) -> None:
         )
 
 
-def _module(engine: wasmtime.Engine, wasm: mmap.mmap) -> wasmtime.Module:
+def _module(engine: wasmtime.Engine, wasm: mmap.mmap, tier: Tier) -> wasmtime.Module:
     size = len(wasm)
     buffer = (ctypes.c_uint8 * size).from_buffer(wasm)
     pointer = ctypes.POINTER(ffi.wasmtime_module_t)()
@@ -189,7 +197,11 @@ def _module(engine: wasmtime.Engine, wasm: mmap.mmap) -> wasmtime.Module:
         error = ffi.wasmtime_module_new(engine.ptr(), buffer, size, ctypes.byref(pointer))
         if error:
             message = str(wasmtime.WasmtimeError._from_ptr(error))  # noqa: SLF001
-            raise _refusal(message, Reason.MODULE_INVALID, "is refused by the compiler")
+            refusal = _refusal(message, Reason.MODULE_INVALID, "is refused by the compiler")
+            if tier is Tier.BASELINE and refusal.reason is Reason.MODULE_INVALID:
+                # It lacks proposals that the other has: only the other can say what is wrong.
+                raise _Unsupported(refusal.message)
+            raise refusal
     finally:
         del buffer  # or the mapping could not be closed
     return wasmtime.Module._from_ptr(pointer)  # noqa: SLF001
@@ -231,13 +243,27 @@ def write_image(module: wasmtime.Module, output: BinaryIO) -> tuple[str, int]:
     return hashlib.sha256(image).hexdigest(), length
 
 
-def _peak_bytes(status: TextIO) -> int:
-    # VmHWM, not ru_maxrss: the latter still counts the parent that this process was forked from.
+def _shared_bytes() -> int:
+    """Return how much of the address space is libraries, which the operator has mapped as well."""
+    with open("/proc/self/status", encoding="ascii") as status:  # noqa: PTH123
+        sizes = _sizes(status)
+    return sizes["VmSize"] - sizes["RssAnon"]
+
+
+def _peak_bytes(status: TextIO, shared_bytes: int) -> int:
+    """Return the least ``memory_bytes`` under which this would have been possible.
+
+    That is a few percent more than what was resident (VmHWM; ru_maxrss would still count the
+    parent that this process was forked from): what is reserved counts against the limit too.
+    """
     status.seek(0)
-    for line in status:
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sizes = _sizes(status)
+    return max(sizes["VmHWM"], sizes["VmPeak"] - shared_bytes)
+
+
+def _sizes(status: TextIO) -> dict[str, int]:
+    rows = (line.split() for line in status)
+    return {row[0].rstrip(":"): int(row[1]) * 1024 for row in rows if row[-1] == "kB"}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,10 @@
 
 import math
 import re
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -12,6 +15,7 @@ from sluice.errors import EngineRefused
 from sluice.outcome import Outcome, OutcomeKind
 from sluice.reasons import Reason
 from sluice.wasm.abi.wasi import Streams, current
+from sluice.wasm.cache import Entry
 from sluice.wasm.runtime import Module, Runtime
 from sluice.wasm.ticker import TICK_S
 from sluice.workflow import Limits, Workflow
@@ -40,12 +44,19 @@ class Execution:
 class Engine:
     """Runs one revision's executions; safe to be called from several threads at once.
 
+    Its module can be taken away while nothing runs, and given back, and exchanged for that of
+    another tier at any time: each execution ends on the code it began on.
+
     Threads that call ``run`` need stacks of at least 1 MiB: below it, a guest's deep recursion is
     a SIGSEGV of the process instead of a trap.
     """
 
     def __init__(self, runtime: Runtime, module: Module, workflow: Workflow, config: str) -> None:
-        self._runtime, self.module = runtime, module
+        self._runtime = runtime
+        self._module: Module | None = module
+        self._entry = module.entry
+        self._running = 0
+        self._lock = threading.Lock()
         self._limits: Limits = workflow.spec.limits
         # Parsed once: they are texts in the spec.
         self._timeout_s, self._memory_bytes = self._limits.timeout_s, self._limits.memory_bytes
@@ -58,11 +69,60 @@ class Engine:
         if config:
             self._env.append(("SLUICE_CONFIG", config))
 
+    @property
+    def entry(self) -> Entry:
+        """What is known of the code that serves, or that served last; there is always one."""
+        return self._entry
+
+    @property
+    def mapped(self) -> bool:
+        return self._module is not None
+
+    @property
+    def module(self) -> Module:
+        """The module that the next execution will run on.
+
+        Raises:
+            EngineRefused: it is unmapped.
+
+        """
+        if module := self._module:
+            return module
+        raise EngineRefused(
+            Reason.ENGINE_REFUSED, f"the module sha256:{self._entry.digest[:12]} is not mapped"
+        )
+
+    def unmap(self) -> bool:
+        """Let go of the module, and return True; False while an execution runs on it."""
+        with self._lock:
+            if self._running:
+                return False
+            self._module = None
+            return True
+
+    def map(self, module: Module) -> None:
+        """Run what comes from now on ``module``, which is the same revision's, of any tier."""
+        assert module.entry.digest == self._entry.digest, "another module is another engine"
+        with self._lock:
+            self._module, self._entry = module, module.entry
+
+    @contextmanager
+    def _held(self) -> Iterator[Module]:
+        """Yield the module, which stays mapped until the block is left."""
+        with self._lock:
+            module = self.module
+            self._running += 1
+        try:
+            yield module
+        finally:
+            with self._lock:
+                self._running -= 1
+
     def run(self, execution: Execution) -> Outcome:
         """Run the guest once and say what became of it; blocks for at most the time limit.
 
         Raises:
-            EngineRefused: the host failed, not the guest.
+            EngineRefused: the host failed, not the guest; or no module is mapped.
 
         """
         started, cpu = time.monotonic(), time.thread_time()
@@ -72,9 +132,13 @@ class Engine:
             self._log_bytes,
             started + self._timeout_s,
         )
-        with wasmtime.Store(self._runtime.engine) as store, self._runtime.ticker.running():
+        with (
+            self._held() as module,
+            wasmtime.Store(module.engine) as store,
+            self._runtime.ticker.running(),
+        ):
             self._prepare(store, execution)
-            outcome = self._call(store, streams)
+            outcome = self._call(module, store, streams)
         return replace(
             outcome,
             result=bytes(streams.stdout),
@@ -98,12 +162,12 @@ class Engine:
         wasi.env = [*self._env, *execution.env]
         store.set_wasi(wasi)
 
-    def _call(self, store: wasmtime.Store, streams: Streams) -> Outcome:
+    def _call(self, module: Module, store: wasmtime.Store, streams: Streams) -> Outcome:
         memory: wasmtime.Memory | None = None
         end: wasmtime.Trap | wasmtime.WasmtimeError | None = None
         try:
             with current(streams):  # before the instance: a start function may write already
-                exports = self.module.pre.instantiate(store).exports(store)
+                exports = module.pre.instantiate(store).exports(store)
                 memory = cast("wasmtime.Memory", exports["memory"])
                 cast("wasmtime.Func", exports["_start"])(store)
         except (wasmtime.Trap, wasmtime.WasmtimeError) as e:

@@ -1,4 +1,4 @@
-"""What all guests of a process share: one wasmtime Engine, its ticker, the linker, the mappings."""
+"""What all guests of a process share: an Engine and a linker a tier, the ticker, the mappings."""
 
 import contextlib
 import fcntl
@@ -19,6 +19,7 @@ from sluice.wasm import config
 from sluice.wasm.abi import wasi
 from sluice.wasm.cache import Entry, ModuleCache, make_private
 from sluice.wasm.compilation import Compilation, Source
+from sluice.wasm.config import Tier
 from sluice.wasm.ticker import Ticker
 
 log = logging.getLogger(__name__)
@@ -26,17 +27,38 @@ log = logging.getLogger(__name__)
 
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Module:
-    """Compiled code, mapped: shared by every engine of its digest, unmapped after the last."""
+    """Compiled code, mapped: shared by the engines of its digest and tier, unmapped after all."""
 
     entry: Entry
     pre: wasmtime.InstancePre
+    engine: wasmtime.Engine  # its tier's, which the stores of its guests belong to
+
+    @property
+    def tier(self) -> Tier:
+        return self.entry.tier
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What one tier's modules are loaded and linked in."""
+
+    engine: wasmtime.Engine
+    linker: wasmtime.Linker
+
+    @classmethod
+    def of(cls, tier: Tier) -> "_World":
+        engine = config.engine(tier)
+        linker = wasmtime.Linker(engine)
+        wasi.define(linker)
+        return cls(engine, linker)
 
 
 class Runtime:
     """Opened once in a process; ``close`` after the last engine.
 
-    A second Engine would cost memory for nothing, so there is no way to ask for one. It holds its
-    data directory alone: another process there would sweep away what this one assembles.
+    More than one Engine for a tier would cost memory for nothing, so there is no way to ask for
+    it, and a tier that nothing is served from has none. It holds its data directory alone:
+    another process there would sweep away what this one assembles.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -45,12 +67,12 @@ class Runtime:
         self._lock_file = _lock(settings.data_dir)
         _allow_descriptors()
         self._make_work_dir(settings.work_dir)
-        self.cache = ModuleCache(settings.cache_dir, config.fingerprint(), settings.cache_bytes_max)
-        self.engine = config.engine()
-        self.ticker = Ticker(self.engine.increment_epoch)
-        self._linker = wasmtime.Linker(self.engine)
-        wasi.define(self._linker)
-        self._mapped: WeakValueDictionary[str, Module] = WeakValueDictionary()
+        fingerprints = {tier: config.fingerprint(tier) for tier in Tier}
+        self.cache = ModuleCache(settings.cache_dir, fingerprints, settings.cache_bytes_max)
+        self._worlds: dict[Tier, _World] = {}
+        self._ticked: tuple[wasmtime.Engine, ...] = ()
+        self.ticker = Ticker(self._tick)
+        self._mapped: WeakValueDictionary[tuple[str, Tier], Module] = WeakValueDictionary()
         self._lock = threading.Lock()
 
     @staticmethod
@@ -60,35 +82,57 @@ class Runtime:
         for path in directory.iterdir():
             path.unlink()
 
-    def module(self, digest: str) -> Module | None:
+    def _tick(self) -> None:
+        for engine in self._ticked:
+            engine.increment_epoch()
+
+    def _world(self, tier: Tier) -> _World:
+        with self._lock:
+            if tier not in self._worlds:
+                self._worlds[tier] = _World.of(tier)
+                # A new tuple: the ticker goes through the old one without a lock.
+                self._ticked = tuple(world.engine for world in self._worlds.values())
+            return self._worlds[tier]
+
+    def cached(self, digest: str, tier: Tier) -> bool:
+        """Say whether ``module`` would most likely find one; cheap, so nothing is verified."""
+        return (digest, tier) in self._mapped or self.cache.cached(digest, tier)
+
+    def module(self, digest: str, tier: Tier) -> Module | None:
         """Return the module of a digest from memory or from a verified entry; None: no entry."""
         with self._lock:
-            if module := self._mapped.get(digest):
+            if module := self._mapped.get((digest, tier)):
                 return module
-        with self.cache.opened(digest) as found:
+        with self.cache.opened(digest, tier) as found:
             if found is None:
                 return None
             entry, path = found
             module = self._map(entry, path)
         if module is None:
-            self.cache.remove(digest)
+            self.cache.remove(digest, tier)
             return None
         with self._lock:
-            return self._mapped.setdefault(digest, module)
+            return self._mapped.setdefault((digest, tier), module)
 
     def _map(self, entry: Entry, path: str) -> Module | None:
+        world = self._world(entry.tier)
         try:
             # Only deserialize_file maps; deserialize(bytes) peaks at three times the size.
-            code = wasmtime.Module.deserialize_file(self.engine, path)
-            return Module(entry, self._linker.instantiate_pre(code))
+            code = wasmtime.Module.deserialize_file(world.engine, path)
+            return Module(entry, world.linker.instantiate_pre(code), world.engine)
         except wasmtime.WasmtimeError as e:
             # The fingerprint should have told; what wasmtime itself refuses is compiled again.
             log.warning("cache entry refused: %s", e, extra={"digest": entry.digest})
             return None
 
-    def compilation(self, source: Source) -> "Compiling":
-        """Prepare the compile of an assembled binary into an entry."""
-        return Compiling(self, source)
+    def compilation(
+        self, source: Source, tier: Tier, memory_bytes: int | None = None
+    ) -> "Compiling":
+        """Prepare the compile of an assembled binary into an entry.
+
+        ``memory_bytes`` is what its child may take, if that is less than every child may.
+        """
+        return Compiling(self, source, tier, memory_bytes)
 
     def verification(self, source: Source) -> Compilation:
         """Prepare a look at whether the parts still hold what the digest says."""
@@ -125,17 +169,19 @@ def _allow_descriptors() -> None:
 class Compiling:
     """One compile on its way into the cache: ``run`` blocks, ``cancel`` from any thread."""
 
-    def __init__(self, runtime: Runtime, source: Source) -> None:
-        self._runtime, self._digest = runtime, source.digest
+    def __init__(
+        self, runtime: Runtime, source: Source, tier: Tier, memory_bytes: int | None
+    ) -> None:
+        self._runtime, self._digest, self._tier = runtime, source.digest, tier
         self._output = source.path.with_suffix(".cwasm")
-        self._compilation = Compilation(source, self._output, runtime.settings)
+        self._compilation = Compilation(source, self._output, runtime.settings, tier, memory_bytes)
 
     def run(self) -> Module:
         """Compile, publish and map; raises what ``Compilation.run`` raises."""
         try:
             self._output.touch(0o600, exist_ok=False)
             answer: dict[str, Any] = self._compilation.run()
-            self._runtime.cache.publish(self._digest, self._output, answer)
+            self._runtime.cache.publish(self._digest, self._tier, self._output, answer)
         except OSError as e:
             where = self._runtime.settings.data_dir
             raise EngineRefused(
@@ -143,7 +189,7 @@ class Compiling:
             ) from e
         finally:
             self._output.unlink(missing_ok=True)
-        module = self._runtime.module(self._digest)
+        module = self._runtime.module(self._digest, self._tier)
         if module is None:
             raise EngineRefused(
                 Reason.ENGINE_REFUSED, "the compiled module was refused as soon as it was written"

@@ -1,0 +1,168 @@
+"""``sluice bench …``: parses its words, and imports the rest when it is asked for."""
+
+import contextlib
+import importlib.util
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from sluice.settings import Settings
+
+if TYPE_CHECKING:
+    from sluice.bench.report import Report
+
+_STRATEGIES = ("naive", "early-release", "compiles-alone", "sluice", "sluice-optimizing")
+_DEFAULT = "naive,early-release,sluice,sluice-optimizing"
+_WORKFLOWS = 60
+_EXAMPLES = Path("examples")
+_EXIT_FAILED = 1
+
+
+@click.group()
+def bench() -> None:
+    """Measure on this machine what a start costs."""
+
+
+def _strategies(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in value.split(","))
+    if unknown := [name for name in names if name not in _STRATEGIES]:
+        raise click.BadParameter(f'"{unknown[0]}" is none of {", ".join(_STRATEGIES)}')
+    return tuple(dict.fromkeys(names))
+
+
+def _bytes(_: click.Context, __: click.Parameter, value: str) -> int:
+    from sluice.workflow import quantity
+
+    try:
+        count = quantity(value)
+    except ValueError as e:
+        raise click.BadParameter(str(e)) from None
+    if count < 1:
+        raise click.BadParameter("must be more than 0")
+    return count
+
+
+def _chart(_: click.Context, __: click.Parameter, value: Path | None) -> Path | None:
+    """Refuse before minutes of measuring what would fail after them."""
+    if value is None:
+        return None
+    if importlib.util.find_spec("matplotlib") is None:
+        raise click.BadParameter("needs matplotlib: pip install 'sluice-operator[bench]'")
+    if value.suffix != ".png" or not value.parent.is_dir():
+        raise click.BadParameter(f"{value} is no .png in a directory that exists")
+    return value
+
+
+@bench.command()
+@click.argument("directory", metavar="[DIR]", required=False,
+                type=click.Path(exists=True, path_type=Path))  # fmt: skip
+@click.option("--workflows", type=click.IntRange(1, 10_000), metavar="N",
+              help="The first N of DIR, or N copies of them that differ.  [default: those of DIR "
+              f"as they are; {_WORKFLOWS} without DIR]")  # fmt: skip
+@click.option("--subscribe-wait", "wait_s", default=2.0, show_default=True, metavar="SECONDS",
+              type=click.FloatRange(0, 3600),
+              help="That each workflow waits for its trigger once it is compiled.")  # fmt: skip
+@click.option("--strategies", default=_DEFAULT, show_default=True, callback=_strategies,
+              metavar="LIST", help="There is compiles-alone too, the least a cold start "
+              "takes.")  # fmt: skip
+@click.option(
+    "--memory-limit",
+    "limit_bytes",
+    default="512Mi",
+    show_default=True,
+    callback=_bytes,
+    metavar="QUANTITY",
+    help="That of the pod, which the operator keeps below.",
+)
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--chart", callback=_chart, metavar="FILE.png",
+              type=click.Path(dir_okay=False, writable=True, path_type=Path),
+              help="Memory over time, drawn (needs the extra `bench`).")  # fmt: skip
+def reboot(directory: Path | None, output: str, chart: Path | None, **options: Any) -> int:
+    """Start many workflows at once, in several ways, and measure memory and time of each.
+
+    The strategies: naive and early-release compile in threads as such software usually does;
+    sluice is this operator, first without and then with what it has cached; sluice-optimizing is
+    the same without the baseline compiler. Takes the workflows of DIR, or those in ./examples
+    that are large enough to tell.
+    """
+    if directory is None and not _EXAMPLES.is_dir():
+        raise click.UsageError("there is no ./examples here; give a DIR with your Workflows")
+    # A kill is a Ctrl-C: what was started and written is cleared away.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with _progress() as told:
+        report = _measured(directory, options, told)
+        if chart:
+            from sluice.bench.chart import draw
+
+            draw(report, chart)
+    text = json.dumps(report.as_json(), indent=2) if output == "json" else None
+    click.echo(text or "\n".join(report.table()))
+    for line in report.failures():
+        click.echo(f"sluice: {line}", err=True)
+    return _EXIT_FAILED if report.failures() else 0
+
+
+def _measured(
+    directory: Path | None, options: dict[str, Any], told: Callable[[str], None]
+) -> "Report":
+    from sluice.bench import inputs, reboot
+    from sluice.bench.report import Facts, Report
+
+    # On a disk: compiled modules on a tmpfs would count as memory that nobody can have back.
+    base = Settings().data_dir.parent
+    base.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=base) as work:
+        folder = Path(work) / "inputs"
+        folder.mkdir()
+        workflows = options["workflows"] or (None if directory else _WORKFLOWS)
+        gathered = inputs.gather(
+            directory or _EXAMPLES, workflows, folder, real_only=directory is None,
+            told=lambda done, count: told(f"preparing workflow {done} of {count}"),
+        )  # fmt: skip
+        plan = reboot.Plan(
+            strategies=options["strategies"],
+            inputs=folder,
+            work_dir=Path(work),
+            subscribe_wait_s=options["wait_s"],
+            memory_limit_bytes=options["limit_bytes"],
+        )
+        courses = reboot.measure(plan, told)
+    settings = Settings()
+    facts = Facts(
+        what=inputs.words(gathered.all),
+        workflows=len(gathered.all),
+        subscribe_wait_s=options["wait_s"],
+        starts_max=settings.starts_max,
+        memory_limit_bytes=options["limit_bytes"],
+        low_fraction=getattr(settings, "memory_low_fraction", 0.7),
+        high_fraction=getattr(settings, "memory_high_fraction", 0.8),
+    )
+    return Report(facts, courses)
+
+
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Yield who is told of each step: on a terminal one line that changes, else one per stage."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status("") as status:
+            yield status.update
+        return
+    stage = ""
+
+    def tell(text: str) -> None:
+        nonlocal stage
+        begun, _, _ = text.partition(":")
+        if begun.split(" workflow ")[0] != stage:
+            stage = begun.split(" workflow ")[0]
+            click.echo(f"sluice: {stage}", err=True)
+
+    yield tell

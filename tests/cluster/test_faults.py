@@ -1,0 +1,290 @@
+"""Whatever the way to the API server does, no change is lost and nothing that serves is touched.
+
+One operator goes through all of it, with the settings that ship: what it must survive in a test
+it must survive after everything before it too. The one door to the API server is a proxy's.
+"""
+
+import re
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import pytest
+
+from ground.controlplane import ControlPlane
+from ground.manifests import Writing, Written, distinct, write
+from ground.operator import Operator
+from ground.proxy import Fault, Proxy
+from ground.scene import Scene
+from ground.waiting import wait_until
+from guests.build import guest
+
+_SOON_S = 25
+_FOR_EVER = 1_000_000
+
+
+class Stage(NamedTuple):
+    scene: Scene
+    proxy: Proxy
+    operator: Operator
+
+
+@pytest.fixture(scope="module")
+def _shared(
+    plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Stage, int]]:
+    """One operator behind a proxy, and one workflow that serves all along."""
+    namespace, directory = plane.create_namespace("faults"), tmp_path_factory.mktemp("faults")
+    with Proxy(plane.kubeconfig("operator"), directory) as proxy:
+        operator = Operator(proxy.kubeconfig, directory, (namespace,))
+        operator.start()
+        scene = Scene(plane, namespace)
+        scene.apply(_workflow("steady", "steady"))
+        scene.until_ready("steady")
+        yield Stage(scene, proxy, operator), operator.pid
+        assert operator.stop() == 0
+    plane.delete_namespace(namespace)
+
+
+@pytest.fixture
+def stage(_shared: tuple[Stage, int]) -> Iterator[Stage]:
+    """The stage; afterwards it is the same process, was live throughout, and served throughout."""
+    stage, pid = _shared
+    before = stage.scene.condition("steady")
+    with _asked_whether_live(stage.operator) as answers:
+        yield stage
+    assert answers
+    assert all(answers)
+    assert stage.operator.pid == pid
+    assert stage.scene.condition("steady") == before
+    assert "Traceback" not in stage.operator.log
+
+
+@contextmanager
+def _asked_whether_live(operator: Operator) -> Iterator[list[bool]]:
+    answers: list[bool] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.2):
+            answers.append(operator.live())
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        thread.join()
+
+
+def _workflow(name: str, answer: str, **spec: Any) -> Written:
+    return write(guest("acts"), Writing(name=name, spec={"args": ["answer", answer], **spec}))
+
+
+def _answer(scene: Scene, name: str, answer: str) -> None:
+    scene.patch(name, {"args": ["answer", answer]})
+
+
+def _known(operator: Operator) -> int:
+    metrics = operator.metrics()
+    return int(sum(v for k, v in metrics.items() if k.startswith("sluice_workflows{")))
+
+
+def _everything(_: str, __: str) -> bool:
+    return True
+
+
+def _status_of(name: str) -> Callable[[str, str], bool]:
+    return lambda method, path: method == "PATCH" and f"/workflows/{name}/status" in path
+
+
+def _config_map(name: str) -> Callable[[str, str], bool]:
+    return lambda _, path: path.endswith(f"/configmaps/{name}")
+
+
+def _lists(proxy: Proxy) -> int:
+    paths = [path for _, path in proxy.requests]
+    return sum(bool(re.search(r"/workflows\?", p)) and "watch=true" not in p for p in paths)
+
+
+def _tokens(scene: Scene, name: str) -> list[str]:
+    return [run["id"] for run in scene.status(name).get("executions", ())]
+
+
+class Changes:
+    """A workflow that is edited, one that is deleted, one made anew, and one that is created."""
+
+    def __init__(self, stage: Stage, prefix: str) -> None:
+        self._stage, self._prefix = stage, prefix
+        self._before = _known(stage.operator)
+        for name in ("edited", "deleted", "anew"):
+            stage.scene.apply(_workflow(self._name(name), "old"))
+        stage.scene.until_ready(*map(self._name, ("edited", "deleted", "anew")))
+        self._uid = stage.scene.get(self._name("anew"))["metadata"]["uid"]
+
+    def make(self) -> None:
+        scene = self._stage.scene
+        _answer(scene, self._name("edited"), "new")
+        for name in ("deleted", "anew"):
+            scene.delete("slw", self._name(name))
+        for name in ("anew", "created"):
+            scene.apply(_workflow(self._name(name), "new"))
+
+    def are_all_seen(self) -> None:
+        """Return once what is alive, and what is said of it, equals what is wanted."""
+        scene, names = self._stage.scene, [*map(self._name, ("edited", "anew", "created"))]
+        scene.until_ready(*names, timeout_s=_SOON_S)
+        for name in names:
+            assert scene.run(name, "after")["result"] == "new"
+        wait_until(
+            lambda: _known(self._stage.operator) == self._before + 3,
+            _SOON_S,
+            "the deleted one is forgotten",
+        )
+        assert scene.get(self._name("anew"))["metadata"]["uid"] != self._uid
+        for name in names:
+            scene.delete("slw", name)
+        wait_until(lambda: _known(self._stage.operator) == self._before, _SOON_S, "all are gone")
+
+    def _name(self, name: str) -> str:
+        return f"{self._prefix}-{name}"
+
+
+def test_a_watch_that_breaks_loses_no_change(stage: Stage) -> None:
+    """While every stream is broken again and again, all changes arrive."""
+    changes = Changes(stage, "cut")
+    broken = stage.proxy.cut()
+    over = threading.Event()
+
+    def break_on() -> None:
+        nonlocal broken
+        while not over.wait(0.1):
+            broken += stage.proxy.cut()
+
+    thread = threading.Thread(target=break_on, daemon=True)
+    thread.start()
+    try:
+        changes.make()
+    finally:
+        over.set()
+        thread.join()
+    changes.are_all_seen()
+    assert broken > 1
+
+
+def test_changes_made_out_of_reach_are_caught_up_with(stage: Stage) -> None:
+    """What was created, edited, deleted and made anew while nothing got through is seen after."""
+    changes = Changes(stage, "shut")
+    stage.proxy.shut()
+    try:
+        changes.make()
+    finally:
+        stage.proxy.open()
+    changes.are_all_seen()
+
+
+@pytest.mark.parametrize("reachable", [True, False], ids=["watching", "out-of-reach"])
+def test_410_gone(plane: ControlPlane, stage: Stage, reachable: bool) -> None:
+    """When the past is forgotten the operator lists anew, and finds what is gone by it."""
+    changes, lists = Changes(stage, f"gone-{reachable:d}"), _lists(stage.proxy)
+    if not reachable:
+        stage.proxy.shut()
+    try:
+        changes.make()
+        plane.compact_etcd()
+    finally:
+        if not reachable:
+            stage.proxy.open()
+    changes.are_all_seen()
+    if not reachable:
+        assert _lists(stage.proxy) > lists
+
+
+def test_executions_go_on_without_the_api_server(plane: ControlPlane, stage: Stage) -> None:
+    """A cron trigger fires while the API server is down; afterwards the status tells of it."""
+    changes, scene = Changes(stage, "down"), stage.scene
+    cron = {"name": "c", "cron": {"schedule": "* * * * * *"}}
+    scene.apply(_workflow("ticking", "tick", triggers=[cron]))
+    wait_until(lambda: _tokens(scene, "ticking"), _SOON_S, "it has run")
+    plane.stop_apiserver()
+    try:
+        completed = _completed(stage.operator)
+        wait_until(lambda: _completed(stage.operator) > completed + 2, _SOON_S, "it goes on")
+    finally:
+        plane.start_apiserver()
+    changes.make()
+    changes.are_all_seen()
+    told = set(_tokens(scene, "ticking"))
+    wait_until(lambda: not told & set(_tokens(scene, "ticking")), _SOON_S, "new runs are told of")
+    scene.delete("slw", "ticking")
+
+
+def _completed(operator: Operator) -> float:
+    return operator.metrics()["sluice_executions_total{outcome=Completed}"]
+
+
+@pytest.mark.parametrize(
+    ("status", "count"),
+    [(409, 1), (429, 2), (429, 9), (500, 9), (503, 9), (401, 3), (403, 2)],
+)
+def test_a_status_write_that_is_refused_is_written_later(
+    stage: Stage, status: int, count: int
+) -> None:
+    """Whatever the API server says to a status write, soon after the status is right."""
+    name = f"status-{status}-{count}"
+    headers = {"Retry-After": "1"} if status == 429 else {}
+    fault = stage.proxy.fail(_status_of(name), status, count, headers)
+    stage.scene.apply(_workflow(name, "x"))
+    stage.scene.until_ready(name, timeout_s=_SOON_S)
+    assert fault.answered == count
+    stage.scene.delete("slw", name)
+
+
+@pytest.mark.parametrize(("status", "count"), [(429, 2), (429, 6), (500, 6), (401, 2), (403, 2)])
+def test_a_config_map_that_cannot_be_read_is_read_later(
+    stage: Stage, status: int, count: int
+) -> None:
+    """A passing refusal costs a start some time, never the start."""
+    name = f"read-{status}-{count}"
+    headers = {"Retry-After": "1"} if status == 429 else {}
+    fault = stage.proxy.fail(_config_map(f"{name}-0"), status, count, headers)
+    stage.scene.apply(write(distinct(guest("acts"), status * 10 + count), Writing(name=name)))
+    stage.scene.until_ready(name, timeout_s=_SOON_S)
+    assert fault.answered == count
+    stage.scene.delete("slw", name)
+
+
+def test_who_is_told_to_wait_long_holds_up_nobody(stage: Stage) -> None:
+    """A Retry-After of an hour on one ConfigMap does not keep the others from being read."""
+    scene = stage.scene
+    fault = stage.proxy.fail(_config_map("patient-0"), 429, _FOR_EVER, {"Retry-After": "3600"})
+    scene.apply(write(distinct(guest("acts"), 3600), Writing(name="patient")))
+    wait_until(lambda: fault.answered, _SOON_S, "it is told to wait")
+    scene.apply(write(distinct(guest("acts"), 3601), Writing(name="eager")))
+    scene.until_ready("eager", timeout_s=_SOON_S)
+    scene.until_reason("patient", "SourceUnavailable")
+    for name in ("patient", "eager"):
+        scene.delete("slw", name)
+    fault.end()
+
+
+@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+def test_an_api_server_that_refuses_everything_for_a_while(stage: Stage, status: int) -> None:
+    """While every request is refused what serves serves; afterwards no change is missing."""
+    changes = Changes(stage, f"all-{status}")
+    fault = stage.proxy.fail(_everything, status, _FOR_EVER)
+    try:
+        stage.proxy.cut()
+        _refused_often(fault)
+        changes.make()
+        _refused_often(fault)
+    finally:
+        fault.end()
+    changes.are_all_seen()
+
+
+def _refused_often(fault: Fault) -> None:
+    enough = fault.answered + 3
+    wait_until(lambda: fault.answered >= enough, _SOON_S, "it tries, and is refused")
