@@ -9,6 +9,19 @@ from ground import waiting
 _CLUSTER = Path(__file__).parent / "cluster"
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--seeds", type=int, default=100, help="simulated rollouts (default 100)")
+    parser.addoption("--seed", type=int, default=None, help="the one simulated rollout to replay")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give each simulation its seeds."""
+    if "seed" in metafunc.fixturenames:
+        one = metafunc.config.getoption("seed")
+        seeds = range(metafunc.config.getoption("seeds")) if one is None else [one]
+        metafunc.parametrize("seed", seeds)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a control plane, and run it last: a fast test tells more in less time."""
     for item in items:

@@ -16,7 +16,7 @@ _DIGEST = "4f1c9a02" * 8
 _NOON = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)
 _LATER = datetime(2026, 11, 24, 12, 5, tzinfo=UTC)
 _YES = Verdict(True, Reason.ADMITTED, "admitted")
-_SERVING = Serving(_DIGEST, 2, "wasi", 2_527_232)
+_SERVING = Serving(_DIGEST, 2, "wasi", 2_527_232, "optimizing")
 
 READY = Snapshot(
     key=WorkflowKey("team", "price-alert"),

@@ -15,9 +15,12 @@ from sluice.errors import WorkflowInvalid
 from sluice.fleet import Fleet, Subscribe, subscribe_nothing
 from sluice.metrics import Metrics
 from sluice.outcome import OutcomeKind
+from sluice.provision import Provision
 from sluice.reasons import Reason
 from sluice.rollout.batches import Rollout
-from sluice.rollout.memory import trim
+from sluice.rollout.costs import Costs
+from sluice.rollout.gate import Bounds
+from sluice.rollout.memory import find_source, trim
 from sluice.settings import Settings
 from sluice.snapshot import Reporter
 from sluice.supply import Source, Supply
@@ -62,12 +65,14 @@ async def fleet(
 ) -> AsyncIterator[Fleet]:
     """Open a fleet; at the end of the block it is drained and all that it held is closed."""
     runtime = await asyncio.to_thread(Runtime, settings)
-    rollout = Rollout(settings.starts_max, trim)
-    metrics.watch_rollout(
-        lambda: rollout.statistics().waiting, lambda: rollout.statistics().in_flight
-    )
+    memory = find_source(settings.memory_limit_bytes or None)
+    bounds = Bounds.of(settings)
+    rollout = Rollout(bounds, memory, trim, told=lambda event: alive.held(event))  # noqa: PLW0108 - it is made below
+    metrics.rollout.watch(rollout.statistics, memory.read, bounds)
     supply = Supply(source, runtime, settings, metrics)
-    alive = Fleet(supply, runtime, rollout, settings, metrics, reporter, subscribe)
+    costs = Costs(settings.data_dir / "costs", settings.compile_memory_bytes_max)
+    provision = Provision(supply, rollout, costs, settings)
+    alive = Fleet(supply, runtime, rollout, provision, settings, metrics, reporter, subscribe)
     try:
         yield alive
     finally:
@@ -88,7 +93,7 @@ async def operate(options: Operator, settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as open_:
         api = await Api.connect()
         open_.push_async_callback(api.aclose)
-        reporter = StatusReporter(api, settings, metrics)
+        reporter = StatusReporter(api, settings, metrics, lambda key: alive.snapshot(key))  # noqa: PLW0108 - it is made below
         open_.push_async_callback(reporter.close)
         alive = await open_.enter_async_context(fleet(ConfigMaps(api), reporter, settings, metrics))
         watch = Watch(api, alive, reporter, settings, options.namespaces)

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,8 +31,10 @@ class _Line:
     """One workflow's engine, what waits for it and what runs on it."""
 
     engine: Engine
+    used_at: float
     waiting: deque[tuple[Event, asyncio.Future[Run]]] = field(default_factory=deque)
     running: int = 0
+    waking: bool = False
 
 
 class Executions:
@@ -39,12 +42,17 @@ class Executions:
 
     Workflows take turns, so that one flood delays its neighbours by one execution a turn.
     A replaced engine lives until its last execution is over; what waits goes to its successor.
+    Where the engine's module is unmapped, ``wake`` is called once and what waits waits on.
     """
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, done: Callable[[WorkflowKey, Run], None]
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        done: Callable[[WorkflowKey, Run], None],
+        wake: Callable[[WorkflowKey], None] = lambda _: None,
     ) -> None:
-        self._settings, self._metrics, self._done = settings, metrics, done
+        self._settings, self._metrics, self._done, self._wake = settings, metrics, done, wake
         self._lines: dict[WorkflowKey, _Line] = {}
         self._turns: deque[WorkflowKey] = deque()
         self._free = settings.workers
@@ -54,20 +62,37 @@ class Executions:
     def attach(self, key: WorkflowKey, engine: Engine) -> None:
         """Run what comes from now on, and what waits, on ``engine``."""
         if line := self._lines.get(key):
-            line.engine = engine
+            line.engine, line.waking = engine, False
+            self._take_turn(key, line)
+            self._pump()
         else:
-            self._lines[key] = _Line(engine)
+            self._lines[key] = _Line(engine, time.monotonic())
+
+    def awake(self, key: WorkflowKey) -> None:
+        """Go on with what waited for the engine's module to be mapped again."""
+        if line := self._lines.get(key):
+            self.attach(key, line.engine)
+
+    def refuse(self, key: WorkflowKey, message: str) -> None:
+        """End what waits for a module that could not be mapped again."""
+        if line := self._lines.get(key):
+            line.waking = False
+            waiting, line.waiting = line.waiting, deque()
+            for event, finished in waiting:
+                self._finish(key, event, finished, Outcome(OutcomeKind.REFUSED, message))
+
+    def idle_s(self, key: WorkflowKey) -> float:
+        """Return for how long nothing of ``key`` has waited or run."""
+        line = self._lines.get(key)
+        if line is None or line.waiting or line.running:
+            return 0.0
+        return time.monotonic() - line.used_at
 
     def detach(self, key: WorkflowKey) -> None:
         """Cancel what waits; what runs ends within its own limits."""
         line = self._lines.pop(key, None)
         for event, finished in line.waiting if line else ():
             self._finish(key, event, finished, Outcome(OutcomeKind.CANCELLED, "not started"))
-
-    def busy(self, key: WorkflowKey) -> bool:
-        """Whether anything of ``key`` waits or runs."""
-        line = self._lines.get(key)
-        return bool(line and (line.waiting or line.running))
 
     def submit(self, key: WorkflowKey, event: Event) -> asyncio.Future[Run]:
         """Queue one execution and return its end to wait for.
@@ -104,6 +129,8 @@ class Executions:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _take_turn(self, key: WorkflowKey, line: _Line) -> None:
+        if line.waking:
+            return
         if line.waiting and line.running < self._settings.running_max and key not in self._turns:
             self._turns.append(key)
 
@@ -111,9 +138,12 @@ class Executions:
         while self._free and self._turns:
             key = self._turns.popleft()
             line = self._lines.get(key)
-            if line and line.waiting:
+            if line and line.waiting and line.engine.mapped:
                 self._start(key, line)
                 self._take_turn(key, line)
+            elif line and line.waiting and not line.waking:
+                line.waking = True
+                self._wake(key)
 
     def _start(self, key: WorkflowKey, line: _Line) -> None:
         event, finished = line.waiting.popleft()
@@ -134,6 +164,7 @@ class Executions:
         self._running.discard(future)
         self._free += 1
         line.running -= 1
+        line.used_at = time.monotonic()
         if self._lines.get(key) is line:
             self._take_turn(key, line)
         self._pump()

@@ -1,71 +1,61 @@
 """What is wanted, what is alive, and the one path between them."""
 
 import asyncio
+import functools
 import logging
 import random
 from collections import deque
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any
 
 from sluice import triggers
 from sluice.desire import Desire, RunRequest
-from sluice.errors import ContentInvalid, EngineRefused, SluiceError, WorkflowInvalid
+from sluice.errors import (
+    ContentInvalid,
+    EngineRefused,
+    HeadroomExceeded,
+    SluiceError,
+    WorkflowInvalid,
+)
 from sluice.event import Event, new_id
 from sluice.executions import Executions
+from sluice.idle import Idle
+from sluice.life import (
+    ADMITTED,
+    NOT_ADMITTED,
+    SUSPENDED,
+    WAITING,
+    Alive,
+    Life,
+    names,
+    reading,
+    requested_event,
+)
 from sluice.metrics import Metrics
+from sluice.provision import Choice, Provision
 from sluice.reasons import ABOUT_THE_MODULE, Reason
 from sluice.rollout.batches import Rollout
-from sluice.settings import MIB, Settings
-from sluice.snapshot import Reporter, Run, Serving, Snapshot, Verdict
-from sluice.supply import Supplied, Supply
+from sluice.rollout.holds import HoldEvent
+from sluice.settings import Settings
+from sluice.snapshot import Reporter, Run, Snapshot, Verdict
+from sluice.supply import Supply
 from sluice.upkeep import VERIFIED, Upkeep
+from sluice.wasm.config import Tier
 from sluice.wasm.engine import Engine
 from sluice.wasm.runtime import Runtime
-from sluice.workflow import Workflow, WorkflowKey
+from sluice.workflow import WorkflowKey
 
 log = logging.getLogger(__name__)
-_NOT_ADMITTED = Verdict(False, Reason.WAITING_FOR_TURN, "in the line of those that are to start")
-_WAITING = Verdict(False, Reason.WAITING_FOR_TURN, "not admitted yet")
-_ADMITTED = Verdict(True, Reason.ADMITTED, "admitted")
-_NOT_READ = Verdict(False, Reason.NOT_STARTED, "the ConfigMaps have not been read yet")
-_SUSPENDED = Verdict(False, Reason.SUSPENDED, "spec.suspend is true; set it to false to resume")
+# A hold tells those at the head of the line at once why they wait; the others, when they are.
+_TOLD_OF_A_HOLD = 50
+# Under pressure, what has not run for so long is let go of at once.
+_IDLE_UNDER_PRESSURE_S = 10.0
 Subscribe = Callable[[Engine], Awaitable[None]]
 
 
 async def subscribe_nothing(_: Engine) -> None:
     """Return at once: a WASI program has no interface to subscribe through."""
-
-
-@dataclass(eq=False, slots=True)
-class _Alive:
-    """A revision that serves: its engine, its armed triggers, and what it was made from."""
-
-    workflow: Workflow
-    config: str
-    engine: Engine
-    armed: ExitStack
-    facts: Serving
-
-
-@dataclass(eq=False, slots=True)
-class _Life:
-    """One object from its first sight to its deletion."""
-
-    desire: Desire
-    ready: Verdict
-    admitted: Verdict = _NOT_ADMITTED
-    source: Verdict = _NOT_READ
-    alive: _Alive | None = None
-    task: asyncio.Task[None] | None = None
-    runs: deque[Run] = field(default_factory=deque)
-    requested: str | None = None  # the token of the run on request that was taken up last
-    handled: str | None = None  # … and of the one that is over
-    state: str = ""
-
-    @property
-    def key(self) -> WorkflowKey:
-        return self.desire.key
 
 
 class Fleet:
@@ -80,6 +70,7 @@ class Fleet:
         supply: Supply,
         runtime: Runtime,
         rollout: Rollout,
+        provision: Provision,
         settings: Settings,
         metrics: Metrics,
         reporter: Reporter,
@@ -87,11 +78,13 @@ class Fleet:
     ) -> None:
         self._supply, self._runtime, self._rollout = supply, runtime, rollout
         self._settings, self._metrics, self._reporter = settings, metrics, reporter
-        self._subscribe = subscribe
+        self._provision, self._subscribe = provision, subscribe
         self._upkeep = Upkeep(supply, settings)
-        self._executions = Executions(settings, metrics, self._finished)
-        self._lives: dict[WorkflowKey, _Life] = {}
+        self._executions = Executions(settings, metrics, self._finished, self._wake)
+        self._idle = Idle(self._executions, provision, rollout)
+        self._lives: dict[WorkflowKey, Life] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sweeping = self._spawn(self._sweep(), "sweep")
 
     def want(self, desire: Desire, handled: str | None = None, runs: tuple[Run, ...] = ()) -> None:
         """Record what is wanted.
@@ -103,7 +96,7 @@ class Fleet:
             self.forget(desire.key)  # deleted and made anew while nobody looked
             life = None
         if life is None:
-            life = _Life(desire, _WAITING, handled=handled, requested=handled)
+            life = Life(desire, handled=handled, requested=handled)
             life.runs = deque(runs, self._settings.runs_kept_max)
             self._lives[desire.key] = life
             self._begin(life)
@@ -134,17 +127,28 @@ class Fleet:
         """Queue a run with the data of the spec; None where nobody serves or would take it."""
         life = self._lives[key]
         try:
-            event = _requested_event(life, RunRequest(new_id()))
+            event = requested_event(life, RunRequest(new_id()))
             return self._executions.submit(key, event)
         except EngineRefused:
             return None
 
     def snapshot(self, key: WorkflowKey) -> Snapshot | None:
         life = self._lives.get(key)
-        return self._snapshot(life) if life else None
+        return life.snapshot(self._rollout) if life else None
 
     def snapshots(self) -> list[Snapshot]:
-        return [self._snapshot(life) for _, life in sorted(self._lives.items())]
+        return [life.snapshot(self._rollout) for _, life in sorted(self._lives.items())]
+
+    def held(self, event: HoldEvent) -> None:
+        """Tell of a hold of the rollout that has begun or ended, and make room where it began."""
+        reason = Reason.ROLLOUT_HELD if event.begun else Reason.ROLLOUT_RESUMED
+        log.warning("%s: %s", reason, event.message)
+        self._reporter.rollout(Verdict(not event.begun, reason, event.message))
+        if event.begun:
+            self._idle.unmap(self._lives.values(), _IDLE_UNDER_PRESSURE_S)
+            waiting = (life for life in self._lives.values() if not life.ready.ok)
+            for life in [w for w in waiting if self._rollout.place(w.key)][:_TOLD_OF_A_HOLD]:
+                self._changed(life)
 
     async def close(self) -> bool:
         """Stop everything; what runs may end within the grace. Return whether all did."""
@@ -152,27 +156,40 @@ class Fleet:
             self._stop_task(life)
             if life.alive:
                 life.alive.armed.close()
+        self._sweeping.cancel()
         drained = await self._executions.drain()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._executions.close()
         return drained
 
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(self._settings.idle_unmap_s / 4)
+            self._idle.unmap(self._lives.values(), self._settings.idle_unmap_s)
+
+    def _wake(self, key: WorkflowKey) -> None:
+        self._spawn(self._idle.bring_back(self._lives[key]), f"wake {key}")
+
     # The life of one object
 
-    def _begin(self, life: _Life) -> None:
+    def _begin(self, life: Life) -> None:
         self._stop_task(life)
         workflow = life.desire.workflow
         if workflow and workflow.spec.suspend:
             self._end(life)
-            life.ready, life.admitted = _SUSPENDED, replace(_SUSPENDED, message="suspended")
+            life.ready, life.admitted = SUSPENDED, replace(SUSPENDED, message="suspended")
             self._settle(life)
             return
-        life.task = asyncio.create_task(self._live(life), name=str(life.key))
-        self._tasks.add(life.task)
-        life.task.add_done_callback(self._tasks.discard)
+        life.task = self._spawn(self._live(life), str(life.key))
 
-    def _end(self, life: _Life) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _end(self, life: Life) -> None:
         self._stop_task(life)
         self._executions.detach(life.key)
         if life.alive:
@@ -180,12 +197,12 @@ class Fleet:
             life.alive = None
 
     @staticmethod
-    def _stop_task(life: _Life) -> None:
+    def _stop_task(life: Life) -> None:
         if life.task:
             life.task.cancel()
             life.task = None
 
-    async def _live(self, life: _Life) -> None:
+    async def _live(self, life: Life) -> None:
         """Converge until it holds, keep it so, and wait in the right way after each failure."""
         failures = 0
         while True:
@@ -193,8 +210,13 @@ class Fleet:
             failures += 1
             try:
                 await self._converge(life)
+                await self._optimize(life)
                 failures = 0
                 wait = self._keep(life)
+            except HeadroomExceeded as e:
+                # Back into the line, which knows now what it needs and waits for that much.
+                log.info("%s: %s", e.reason, e.message, extra=names(life.key))
+                continue
             except ContentInvalid as e:
                 life.source = Verdict(False, e.reason, e.message)
                 self._failed(life, e)
@@ -208,54 +230,79 @@ class Fleet:
                 self._failed(life, e)
                 wait = asyncio.sleep(self._pause_s(failures))
             except Exception:
-                log.exception("a start failed inside the operator", extra=_names(life.key))
+                log.exception("a start failed inside the operator", extra=names(life.key))
                 error = EngineRefused(Reason.ENGINE_REFUSED, "the operator's log says how")
                 self._failed(life, error)
                 wait = asyncio.sleep(self._pause_s(failures))
             await wait
 
-    async def _converge(self, life: _Life) -> None:
+    async def _converge(self, life: Life) -> None:
         """Walk the path of one workflow from its desire to an engine that serves."""
         if problem := life.desire.problem:
             raise WorkflowInvalid(problem.reason, problem.message)
         workflow = life.desire.workflow
         assert workflow is not None
-        self._starting(life, _NOT_ADMITTED, _WAITING)
-        # 1 the permit first: whoever waits holds a desire and nothing else
-        async with self._rollout.admit(life.key, workflow.spec.priority):
-            self._starting(life, _ADMITTED, _reading(workflow))
+        self._starting(life, NOT_ADMITTED, WAITING)
+        choice, served = Choice(self._provision, workflow), life.alive is not None
+        # 1 the permit first, for what the start is predicted to take: who waits holds a desire
+        async with self._rollout.admit(
+            life.key, workflow.spec.priority, choice.cost, served_before=served
+        ) as permit:
+            self._starting(life, ADMITTED, reading(workflow))
             # 2 the config, then the binary: one part in memory at a time, none if it is cached
             config = await self._supply.config(workflow)
-            # 3 the module: mapped, from the cache or from a child that compiles it
-            supplied = await self._supply.module(workflow)
+            # 3 the module: mapped, from the cache or from a child under a cap of its own
+            supplied = await self._provision.module(workflow, choice.tier, permit)
+            permit.compiled()
             # 4 the engine, what it subscribes to, and its triggers all or none
             engine = Engine(self._runtime, supplied.module, workflow, config)
             await self._subscribe(engine)
             armed = triggers.arm(workflow, lambda event: self._fire(life, event))
             # 5 only now it takes the place of the one before
-            self._serve(life, _Alive(workflow, config, engine, armed, _facts(workflow, supplied)))
+            self._serve(life, Alive(workflow, config, engine, armed))
         # 6 what was asked for meanwhile
         self._settle(life)
 
-    def _starting(self, life: _Life, admitted: Verdict, ready: Verdict) -> None:
+    async def _optimize(self, life: Life) -> None:
+        """Compile what serves from the baseline tier anew behind it, after all others, and swap."""
+        alive = life.alive
+        assert alive is not None
+        workflow, tier = alive.workflow, alive.engine.entry.tier
+        if not self._provision.optimizes(workflow, tier):
+            return
+        cost = functools.partial(self._provision.cost, workflow, Tier.OPTIMIZING)
+        done = False
+        while not done:
+            done = True
+            try:
+                async with self._rollout.admit(
+                    life.key, workflow.spec.priority, cost, lowest=True
+                ) as permit:
+                    supplied = await self._provision.optimized(workflow, permit)
+                alive.engine.map(supplied.module)
+            except HeadroomExceeded:
+                done = False  # back into the line, which knows now what it needs
+            except SluiceError as e:
+                alive.note = f"the optimising compiler failed: {e.message}"
+        life.ready = alive.praise
+        self._changed(life)
+
+    def _starting(self, life: Life, admitted: Verdict, ready: Verdict) -> None:
         # A start for a changed config alone: what serves is what the object asks for, all along.
-        if not (
-            life.ready.ok and life.alive and life.alive.facts.generation == life.desire.generation
-        ):
+        if not life.up_to_date:
             life.admitted, life.ready = admitted, ready
             self._changed(life)
 
-    def _serve(self, life: _Life, alive: _Alive) -> None:
+    def _serve(self, life: Life, alive: Alive) -> None:
         # No await in here: no trigger fires between the two revisions, and none fires in both.
         before, life.alive = life.alive, alive
         self._executions.attach(life.key, alive.engine)
         if before:
             before.armed.close()
-        life.admitted, life.ready = _ADMITTED, Verdict(True, Reason.SERVING, _praise(alive))
-        life.source = VERIFIED
-        log.info("%s", life.ready.message, extra=_names(life.key))
+        life.admitted, life.ready, life.source = ADMITTED, alive.praise, VERIFIED
+        log.info("%s", life.ready.message, extra=names(life.key))
 
-    async def _keep(self, life: _Life) -> None:
+    async def _keep(self, life: Life) -> None:
         """Look at the ConfigMaps of what serves; return when its config has changed."""
         alive = life.alive
         assert alive is not None
@@ -264,12 +311,12 @@ class Fleet:
                 life.source = verdict
                 self._changed(life)
 
-    def _failed(self, life: _Life, error: SluiceError) -> None:
+    def _failed(self, life: Life, error: SluiceError) -> None:
         life.ready = Verdict(False, error.reason, error.message)
-        log.warning("%s: %s", error.reason, error.message, extra=_names(life.key))
+        log.warning("%s: %s", error.reason, error.message, extra=names(life.key))
         self._settle(life)
 
-    def _settle(self, life: _Life) -> None:
+    def _settle(self, life: Life) -> None:
         self._take_up_request(life)
         self._changed(life)
 
@@ -279,38 +326,40 @@ class Fleet:
 
     # Executions
 
-    def _take_up_request(self, life: _Life) -> None:
+    def _take_up_request(self, life: Life) -> None:
         """Start the run that an annotation asks for, once, when there is somebody to run it."""
         request = life.desire.run
         if request is None or request.token == life.requested:
             return
-        snapshot = self._snapshot(life)
-        if not snapshot.settled or (life.alive is None and not _hopeless(snapshot)):
+        settled = life.snapshot(self._rollout).settled
+        if not settled or (life.alive is None and life.ready.reason is not Reason.SUSPENDED):
             return  # it is taken up when the start is over; a failed one may still be healed
         life.requested = request.token
         try:
-            finished = self._executions.submit(life.key, _requested_event(life, request))
+            finished = self._executions.submit(life.key, requested_event(life, request))
         except EngineRefused as e:
             life.handled = request.token
             self._refused(life, e)
             return
         finished.add_done_callback(lambda _: self._handled(life, request.token))
 
-    def _handled(self, life: _Life, token: str) -> None:
+    def _handled(self, life: Life, token: str) -> None:
         # Only when it is over: a process that dies before asks for it again.
         life.handled = token
         if self._lives.get(life.key) is life:
             self._changed(life)
 
-    def _fire(self, life: _Life, event: Event) -> None:
+    def _fire(self, life: Life, event: Event) -> None:
         try:
             self._executions.submit(life.key, event)
         except EngineRefused as e:
             self._refused(life, e)
 
-    def _refused(self, life: _Life, error: SluiceError) -> None:
-        log.warning("%s: %s", error.reason, error.message, extra=_names(life.key))
-        self._reporter.event(self._snapshot(life), Verdict(False, error.reason, error.message))
+    def _refused(self, life: Life, error: SluiceError) -> None:
+        log.warning("%s: %s", error.reason, error.message, extra=names(life.key))
+        self._reporter.event(
+            life.snapshot(self._rollout), Verdict(False, error.reason, error.message)
+        )
         self._changed(life)
 
     def _finished(self, key: WorkflowKey, run: Run) -> None:
@@ -326,76 +375,15 @@ class Fleet:
 
     # Telling
 
-    def _changed(self, life: _Life) -> None:
-        snapshot = self._snapshot(life)
+    def _changed(self, life: Life) -> None:
+        snapshot = life.snapshot(self._rollout)
         self._count(life, snapshot.state)
         if life.key in self._lives:
             self._reporter.changed(snapshot)
 
-    def _count(self, life: _Life, state: str) -> None:
+    def _count(self, life: Life, state: str) -> None:
         if life.state != state:
             for name, step in ((life.state, -1), (state, 1)):
                 if name:
                     self._metrics.workflows.labels(name).inc(step)
             life.state = state
-
-    def _snapshot(self, life: _Life) -> Snapshot:
-        workflow = life.desire.workflow
-        return Snapshot(
-            key=life.key,
-            uid=life.desire.uid,
-            generation=life.desire.generation,
-            digest=workflow.digest if workflow else None,
-            ready=life.ready,
-            admitted=life.admitted,
-            source=life.source,
-            serving=life.alive.facts if life.alive else None,
-            runs=tuple(life.runs),
-            handled_run_at=life.handled,
-        )
-
-
-def _reading(workflow: Workflow) -> Verdict:
-    return Verdict(False, Reason.STARTING, f"reading and compiling sha256:{workflow.digest[:12]}…")
-
-
-def _facts(workflow: Workflow, supplied: Supplied) -> Serving:
-    abi = supplied.module.entry.record["abi"]
-    return Serving(workflow.digest, workflow.generation, abi, workflow.spec.module.size)
-
-
-def _praise(alive: _Alive) -> str:
-    record = alive.engine.module.entry.record
-    return (
-        f"serving sha256:{alive.facts.digest[:12]}… (compiled in {record['seconds']:.1f} s, "
-        f"peak {record['peak_bytes'] / MIB:.0f} MiB)"
-    )
-
-
-def _hopeless(snapshot: Snapshot) -> bool:
-    """Whether a run cannot be hoped for until somebody changes the object."""
-    return snapshot.ready.reason is Reason.SUSPENDED
-
-
-def _requested_event(life: _Life, request: RunRequest) -> Event:
-    workflow = life.alive.workflow if life.alive else life.desire.workflow
-    if request.problem:
-        raise EngineRefused(Reason.RUN_REFUSED, request.problem)
-    if life.alive is None or workflow is None:
-        raise EngineRefused(Reason.RUN_REFUSED, "the workflow is suspended")
-    trigger = next((t for t in workflow.spec.triggers if t.manual), None)
-    if trigger is None or trigger.manual is None:
-        raise EngineRefused(
-            Reason.RUN_REFUSED, "spec.triggers has no manual trigger; add one to run on request"
-        )
-    # The token is the id: where a run is repeated after a death, the guest can tell.
-    return Event(
-        kind="manual",
-        trigger=trigger.name,
-        data=trigger.manual.data if request.data is None else request.data,
-        id=request.token,
-    )
-
-
-def _names(key: WorkflowKey) -> dict[str, str]:
-    return {"namespace": key.namespace, "workflow": key.name}

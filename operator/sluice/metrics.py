@@ -1,10 +1,13 @@
 """Every metric, born at 0, with labels of fixed sets: no tenant's name is ever a label."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from sluice.outcome import OutcomeKind
+from sluice.reasons import Reason
 
 _FAST = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300)
 _MIB = 1 << 20
@@ -19,13 +22,7 @@ class Metrics:
         self.workflows = Gauge(
             "sluice_workflows", "Workflows by state.", ["state"], registry=registry
         )
-        self.starts_waiting = Gauge(
-            "sluice_starts_waiting", "Workflows that wait for a permit.", registry=registry
-        )
-        self.starts_in_flight = Gauge(
-            "sluice_starts_in_flight", "Starts that hold a permit.", registry=registry
-        )
-        self.batches = Counter("sluice_batches", "Batches released.", registry=registry)
+        self.rollout = RolloutMetrics(registry)
         self.cache_lookups = Counter(
             "sluice_cache_lookups", "Lookups of compiled modules.", ["result"], registry=registry
         )
@@ -61,11 +58,6 @@ class Metrics:
         )
         self._bear()
 
-    def watch_rollout(self, waiting: Callable[[], float], in_flight: Callable[[], float]) -> None:
-        """Read the line's length and the permits in use whenever somebody asks for them."""
-        self.starts_waiting.set_function(waiting)
-        self.starts_in_flight.set_function(in_flight)
-
     def _bear(self) -> None:
         for state in ("ready", "starting", "failed", "suspended"):
             self.workflows.labels(state)
@@ -80,3 +72,72 @@ class Metrics:
             self.executions.labels(kind)
         for written in ("status", "event"):
             self.api_writes.labels(written)
+
+
+class RolloutMetrics:
+    """What the rollout says of itself, read whenever somebody asks; at 0 until it is there."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._statistics: Callable[[], Any] | None = None
+        registry.register(self)
+
+    def watch(self, statistics: Callable[[], Any], read: Callable[[], Any], bounds: Any) -> None:
+        """Show ``rollout.batches.Statistics``, fresh readings, and the watermarks of both."""
+        self._statistics, self._read, self._bounds = statistics, read, bounds
+
+    def collect(self) -> Iterator[Metric]:
+        memory = GaugeMetricFamily(
+            "sluice_memory_bytes",
+            "Memory of the pod: used (what decides), working_set (as kubectl top), anonymous, "
+            "its limit, and the low and high watermark.",
+            labels=["kind"],
+        )
+        for kind, value in self._memory().items():
+            memory.add_metric([kind], value)
+        yield memory
+        yield from self._line()
+
+    def _memory(self) -> dict[str, float]:
+        if self._statistics is None:
+            return dict.fromkeys(_MEMORY_KINDS, 0.0)
+        reading = self._read()
+        low, high = self._bounds.low(reading.limit), self._bounds.high(reading.limit)
+        measured = (reading.used, reading.working_set, reading.anonymous, reading.limit, low, high)
+        return dict(zip(_MEMORY_KINDS, measured, strict=True))
+
+    def _line(self) -> Iterator[Metric]:
+        now = self._statistics() if self._statistics else None
+        for name, help_ in _ROLLOUT_GAUGES.items():
+            yield GaugeMetricFamily(
+                f"sluice_{name}", help_, value=getattr(now, _FIELDS.get(name, name), 0)
+            )
+        for name, help_ in _ROLLOUT_COUNTERS.items():
+            yield CounterMetricFamily(
+                f"sluice_{name}", help_, value=getattr(now, _FIELDS.get(name, name), 0)
+            )
+        for name, help_ in _ROLLOUT_BY_REASON.items():
+            family = CounterMetricFamily(f"sluice_{name}", help_, labels=["reason"])
+            values = getattr(now, name, {})
+            for reason in _HOLD_REASONS:
+                family.add_metric([reason], values.get(reason, 0))
+            yield family
+
+
+_MEMORY_KINDS = ("used", "working_set", "anonymous", "limit", "low", "high")
+_HOLD_REASONS = (Reason.WAITING_FOR_MEMORY, Reason.WAITING_FOR_TURN)
+_FIELDS = {"starts_waiting": "waiting", "starts_in_flight": "in_flight", "rollout_held": "held"}
+_ROLLOUT_GAUGES = {
+    "starts_waiting": "Workflows that wait for a permit.",
+    "starts_in_flight": "Starts that hold a permit.",
+    "batch_size": "Compiles that may be under way at once, for now.",
+    "rollout_held": "1 while memory holds the rollout.",
+}
+_ROLLOUT_COUNTERS = {
+    "batches": "Batches released.",
+    "trims": "Times that free memory was given back to the system.",
+    "trimmed_bytes": "What those trims gave back.",
+}
+_ROLLOUT_BY_REASON = {
+    "holds": "Times that the line began to wait, by reason.",
+    "hold_seconds": "How long the line waited, by reason.",
+}

@@ -84,23 +84,30 @@ def _settings_option(row: SettingRow, *, hidden: bool) -> Callable[[_F], _F]:
         row.flag,
         row.name,
         envvar=row.variable,
-        type=click.Path(path_type=Path) if isinstance(row.default, Path) else type(row.default),
+        type=_type(row),
         default=row.default,
         show_default=True,
         show_envvar=True,
-        metavar=row.unit.upper().replace(" ", "-"),
+        metavar=None if row.choices else row.unit.upper().replace(" ", "-"),
         help=row.purpose,
         hidden=hidden,
     )
+
+
+def _type(row: SettingRow) -> Any:
+    if row.choices:
+        return click.Choice(row.choices)
+    return click.Path(path_type=Path) if isinstance(row.default, Path) else type(row.default)
 
 
 def settings(values: dict[str, Any]) -> Settings:
     """Return the bounds that a command was given."""
     for row in table():
         value = values[row.name]
-        if isinstance(value, Path):
+        if isinstance(value, Path | str):
             continue
-        if not 0 < value < math.inf:
+        stands_for_something = row.default == 0 == value
+        if not stands_for_something and not 0 < value < math.inf:
             raise click.UsageError(f"{row.flag} must be more than 0, and a number")
         if row.unit in {"threads", "processes"} and value > _THREADS_MAX:
             raise click.UsageError(f"{row.flag} must be at most {_THREADS_MAX}")

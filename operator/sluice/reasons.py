@@ -54,6 +54,10 @@ class Reason(StrEnum):
     COMPILE_FAILED = "CompileFailed"
     ENGINE_REFUSED = "EngineRefused"
 
+    # Only in events about the operator's pod: the rollout as a whole.
+    ROLLOUT_HELD = "RolloutHeld"
+    ROLLOUT_RESUMED = "RolloutResumed"
+
     # Only in events: what became of a run that was asked for.
     RUN_REFUSED = "RunRefused"
     RUN_FAILED = "RunFailed"

@@ -39,6 +39,36 @@ class Settings:
     compile_memory_bytes_max: int = _setting(
         512 * MIB, "bytes", "address space of one compile child"
     )
+    compile_bytes_min: int = _setting(
+        64 * MIB, "bytes", "free memory that a compile of unknown cost is tried with"
+    )
+    memory_limit_bytes: int = _setting(
+        0, "bytes", "what the pod may use; 0: its cgroup, or else the machine, says it"
+    )
+    memory_low_fraction: float = _setting(
+        0.70, "of the limit", "memory to which a held rollout waits to fall"
+    )
+    memory_high_fraction: float = _setting(
+        0.80, "of the limit", "memory that no start may be expected to pass"
+    )
+    memory_reserve_bytes: int = _setting(
+        16 * MIB, "bytes", "below the limit that no start may be expected to use"
+    )
+    reading_age_s_max: float = _setting(
+        1.0, "seconds", "age at which a reading of memory no longer decides"
+    )
+    look_again_s: float = _setting(
+        0.5, "seconds", "between looks at memory while it holds the rollout"
+    )
+    idle_unmap_s: float = _setting(
+        900.0, "seconds", "without an execution until a module is unmapped"
+    )
+    tiers: str = _setting(
+        "auto", "auto|optimizing|baseline", "compilers that may serve where a spec does not say"
+    )
+    tiers_waiting_min: int = _setting(
+        3, "workflows", "waiting from which on auto serves from the baseline tier first"
+    )
     compile_cpu_s_max: int = _setting(120, "CPU seconds", "CPU time of one compile child")
     compile_wall_s_max: int = _setting(300, "seconds", "wall time of one compile child")
     part_reads_max: int = _setting(1, "parts", "ConfigMaps held in memory at once")
@@ -93,6 +123,11 @@ class SettingRow:
     default: Any
     unit: str
     purpose: str
+
+    @property
+    def choices(self) -> list[str]:
+        """The words it may be; none: it is a number, or a path."""
+        return self.unit.split("|") if "|" in self.unit else []
 
     @property
     def flag(self) -> str:

@@ -8,6 +8,8 @@ from sluice.outcome import Outcome
 from sluice.reasons import Reason
 from sluice.workflow import WorkflowKey
 
+_UNDER_WAY = frozenset({Reason.STARTING, Reason.WAITING_FOR_TURN, Reason.WAITING_FOR_MEMORY})
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -26,6 +28,7 @@ class Serving:
     generation: int
     abi: str
     size_bytes: int
+    tier: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +55,12 @@ class Snapshot:
     serving: Serving | None
     runs: tuple[Run, ...]
     handled_run_at: str | None
+    parked: bool = False  # it waits for memory that nothing under way will bring
 
     @property
     def settled(self) -> bool:
         """Whether nothing is under way that would change the answer: Ready, suspended, failed."""
-        return self.ready.reason not in {Reason.STARTING, Reason.WAITING_FOR_TURN}
+        return self.parked or self.ready.reason not in _UNDER_WAY
 
     @property
     def state(self) -> str:
@@ -65,7 +69,7 @@ class Snapshot:
             return "ready"
         if self.ready.reason is Reason.SUSPENDED:
             return "suspended"
-        return "failed" if self.settled else "starting"
+        return "starting" if self.ready.reason in _UNDER_WAY else "failed"
 
 
 class Reporter(Protocol):
@@ -77,4 +81,8 @@ class Reporter(Protocol):
 
     def event(self, snapshot: Snapshot, note: Verdict) -> None:
         """Tell of something that no condition shows."""
+        ...
+
+    def rollout(self, note: Verdict) -> None:
+        """Tell of a hold of the whole rollout that began or ended."""
         ...

@@ -11,7 +11,15 @@ from sluice.snapshot import Run, Snapshot, Verdict
 _MESSAGE_CHARS_MAX = 1024
 _RUN_MESSAGE_CHARS_MAX = 256
 # What is under way is shown by the conditions; an event for each would be a flood.
-_QUIET = frozenset({Reason.STARTING, Reason.WAITING_FOR_TURN, Reason.ADMITTED, Reason.NOT_STARTED})
+_QUIET = frozenset(
+    {
+        Reason.STARTING,
+        Reason.WAITING_FOR_TURN,
+        Reason.WAITING_FOR_MEMORY,
+        Reason.ADMITTED,
+        Reason.NOT_STARTED,
+    }
+)
 
 Status = dict[str, Any]
 
@@ -48,6 +56,7 @@ def render(snapshot: Snapshot, before: Status, now: datetime) -> Status:
             "generation": serving.generation,
             "abi": serving.abi,
             "size": serving.size_bytes,
+            "tier": serving.tier,
         }
     if snapshot.handled_run_at:
         status["lastHandledRunAt"] = snapshot.handled_run_at
@@ -60,6 +69,12 @@ def render(snapshot: Snapshot, before: Status, now: datetime) -> Status:
 def without_runs(status: Status) -> Status:
     """Return what of a status is worth telling at once."""
     return {k: v for k, v in status.items() if k not in {"executions", "lastRun"}}
+
+
+def reasons(status: Status) -> Status:
+    """Return what of a status is worth a write while a start is under way."""
+    told = {c["type"]: (c["status"], c["reason"]) for c in status.get("conditions", ())}
+    return told | {"generation": status.get("observedGeneration"), "serving": status.get("serving")}
 
 
 def notes(before: Status, after: Status) -> list[Note]:

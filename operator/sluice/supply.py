@@ -27,7 +27,7 @@ from sluice.wasm.config import Tier, available
 from sluice.wasm.runtime import Module, Runtime
 from sluice.workflow import PartRef, Workflow, check_config_size
 
-_REFUSALS_MAX = 1024
+_REFUSALS_MAX = 2048  # most are two: one for each tier
 # What one compiler asks too much of, the other may still make do with.
 _OF_ONE_TIER = {Reason.COMPILE_OUT_OF_MEMORY, Reason.COMPILE_TIMED_OUT}
 _T = TypeVar("_T")

@@ -137,6 +137,7 @@ class WorkflowSpec(_Spec, frozen=True):
     env: Annotated[tuple[EnvVar, ...], Meta(max_length=100)] = ()
     args: Annotated[tuple[Annotated[str, Meta(max_length=4096)], ...], Meta(max_length=100)] = ()
     suspend: bool = False
+    tiers: Literal["auto", "optimizing", "baseline"] | None = None
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
     limits: Limits = Limits()
     triggers: Annotated[tuple[TriggerSpec, ...], Meta(max_length=32)] = (

@@ -28,8 +28,7 @@ LABELS = ["naive", "early-release", "compiles-alone", "sluice cold", "sluice war
 # One long function: its compile takes seconds wherever the tests run.
 HEAVY = '(module (memory (export "memory") 1) (func (export "_start")) {})'
 
-# No chart and no compile in it may be cut short by who runs beside it: one worker for all.
-pytestmark = pytest.mark.xdist_group("bench")
+one_run = pytest.mark.xdist_group("bench")  # made once, looked at by several tests
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 Begin = Callable[..., "subprocess.Popen[str]"]
 
@@ -111,6 +110,7 @@ def told(small: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
                      "stderr": done.stderr}  # fmt: skip
 
 
+@one_run
 def test_every_strategy_starts_them_all(told: dict[str, Any]) -> None:
     """Each strategy gets the same workflows ready, and is measured while it does."""
     assert told["workflows"] == WORKFLOWS
@@ -124,6 +124,7 @@ def test_every_strategy_starts_them_all(told: dict[str, Any]) -> None:
             assert strategy["wallSeconds"] >= told["subscribeWaitSeconds"]
 
 
+@one_run
 def test_our_compiles_are_children_and_theirs_are_not(told: dict[str, Any]) -> None:
     """A cold start of ours is measured with its compile children; a warm one has none."""
     processes = {s["strategy"]: s["samples"]["processesMax"] for s in told["strategies"]}
@@ -131,6 +132,7 @@ def test_our_compiles_are_children_and_theirs_are_not(told: dict[str, Any]) -> N
     assert processes["sluice cold"] == processes["sluice-optimizing cold"] == 2
 
 
+@one_run
 def test_ratios_come_from_the_figures_beside_them(told: dict[str, Any]) -> None:
     """Whoever divides the figures of the report by hand finds its ratios."""
     by_name = {s["strategy"]: s for s in told["strategies"]}
@@ -146,6 +148,7 @@ def test_ratios_come_from_the_figures_beside_them(told: dict[str, Any]) -> None:
     assert waits == pytest.approx(by_name["sluice warm"]["wallSeconds"] / 0.1, rel=0.02)
 
 
+@one_run
 def test_advice_names_a_limit_above_what_was_measured(told: dict[str, Any]) -> None:
     """The advised limit holds the measured peak below its high watermark."""
     words = told["advice"].split()
@@ -155,6 +158,7 @@ def test_advice_names_a_limit_above_what_was_measured(told: dict[str, Any]) -> N
     assert 0 < compile_peak * MIB < cold
 
 
+@one_run
 def test_the_chart_is_a_picture(told: dict[str, Any]) -> None:
     """--chart writes a PNG that is large enough to read."""
     chart = told["chart"]
@@ -164,6 +168,7 @@ def test_the_chart_is_a_picture(told: dict[str, Any]) -> None:
     assert len(chart) > 20_000
 
 
+@one_run
 def test_a_run_clears_up_and_tells_its_stages(told: dict[str, Any]) -> None:
     """Nothing is left on disk; without a terminal progress is a line a stage, on stderr."""
     assert told["left"] == []

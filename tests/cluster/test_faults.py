@@ -49,7 +49,7 @@ def _shared(
 
 @pytest.fixture
 def stage(_shared: tuple[Stage, int]) -> Iterator[Stage]:
-    """The stage; afterwards it is the same process, was live throughout, and served throughout."""
+    """Yield the stage; whatever is done to it, it stays the same process, live, and serves."""
     stage, pid = _shared
     before = stage.scene.condition("steady")
     with _asked_whether_live(stage.operator) as answers:
@@ -58,7 +58,7 @@ def stage(_shared: tuple[Stage, int]) -> Iterator[Stage]:
     assert all(answers)
     assert stage.operator.pid == pid
     assert stage.scene.condition("steady") == before
-    assert "Traceback" not in stage.operator.log
+    assert "failed inside the operator" not in stage.operator.log
 
 
 @contextmanager
@@ -119,18 +119,16 @@ class Changes:
     def __init__(self, stage: Stage, prefix: str) -> None:
         self._stage, self._prefix = stage, prefix
         self._before = _known(stage.operator)
-        for name in ("edited", "deleted", "anew"):
-            stage.scene.apply(_workflow(self._name(name), "old"))
-        stage.scene.until_ready(*map(self._name, ("edited", "deleted", "anew")))
+        names = [*map(self._name, ("edited", "deleted", "anew"))]
+        stage.scene.apply(*(_workflow(name, "old") for name in names))
+        stage.scene.until_ready(*names, timeout_s=_SOON_S)
         self._uid = stage.scene.get(self._name("anew"))["metadata"]["uid"]
 
     def make(self) -> None:
         scene = self._stage.scene
         _answer(scene, self._name("edited"), "new")
-        for name in ("deleted", "anew"):
-            scene.delete("slw", self._name(name))
-        for name in ("anew", "created"):
-            scene.apply(_workflow(self._name(name), "new"))
+        scene.delete_all(self._name("deleted"), self._name("anew"))
+        scene.apply(*(_workflow(self._name(name), "new") for name in ("anew", "created")))
 
     def are_all_seen(self) -> None:
         """Return once what is alive, and what is said of it, equals what is wanted."""
@@ -144,8 +142,7 @@ class Changes:
             "the deleted one is forgotten",
         )
         assert scene.get(self._name("anew"))["metadata"]["uid"] != self._uid
-        for name in names:
-            scene.delete("slw", name)
+        scene.delete_all(*names)
         wait_until(lambda: _known(self._stage.operator) == self._before, _SOON_S, "all are gone")
 
     def _name(self, name: str) -> str:
@@ -225,35 +222,35 @@ def _completed(operator: Operator) -> float:
     return operator.metrics()["sluice_executions_total{outcome=Completed}"]
 
 
-@pytest.mark.parametrize(
-    ("status", "count"),
-    [(409, 1), (429, 2), (429, 9), (500, 9), (503, 9), (401, 3), (403, 2)],
-)
-def test_a_status_write_that_is_refused_is_written_later(
-    stage: Stage, status: int, count: int
-) -> None:
+_PASSING = {"Retry-After": "1"}
+_REFUSALS = [(409, 1), (429, 2), (429, 5), (500, 5), (503, 5), (401, 2), (403, 2)]
+
+
+def test_a_status_write_that_is_refused_is_written_later(stage: Stage) -> None:
     """Whatever the API server says to a status write, soon after the status is right."""
-    name = f"status-{status}-{count}"
-    headers = {"Retry-After": "1"} if status == 429 else {}
-    fault = stage.proxy.fail(_status_of(name), status, count, headers)
-    stage.scene.apply(_workflow(name, "x"))
-    stage.scene.until_ready(name, timeout_s=_SOON_S)
-    assert fault.answered == count
-    stage.scene.delete("slw", name)
+    names = {f"status-{status}-{count}": (status, count) for status, count in _REFUSALS}
+    faults = [
+        stage.proxy.fail(_status_of(name), status, count, _PASSING)
+        for name, (status, count) in names.items()
+    ]
+    stage.scene.apply(*(_workflow(name, "x") for name in names))
+    stage.scene.until_ready(*names, timeout_s=_SOON_S)
+    assert [fault.answered for fault in faults] == [count for _, count in _REFUSALS]
+    stage.scene.delete_all(*names)
 
 
-@pytest.mark.parametrize(("status", "count"), [(429, 2), (429, 6), (500, 6), (401, 2), (403, 2)])
-def test_a_config_map_that_cannot_be_read_is_read_later(
-    stage: Stage, status: int, count: int
-) -> None:
+def test_a_config_map_that_cannot_be_read_is_read_later(stage: Stage) -> None:
     """A passing refusal costs a start some time, never the start."""
-    name = f"read-{status}-{count}"
-    headers = {"Retry-After": "1"} if status == 429 else {}
-    fault = stage.proxy.fail(_config_map(f"{name}-0"), status, count, headers)
-    stage.scene.apply(write(distinct(guest("acts"), status * 10 + count), Writing(name=name)))
-    stage.scene.until_ready(name, timeout_s=_SOON_S)
-    assert fault.answered == count
-    stage.scene.delete("slw", name)
+    names = {f"read-{status}-{count}": (status, count) for status, count in _REFUSALS}
+    faults = [
+        stage.proxy.fail(_config_map(f"{name}-0"), status, count, _PASSING)
+        for name, (status, count) in names.items()
+    ]
+    for number, name in enumerate(names):
+        stage.scene.apply(write(distinct(guest("acts"), number), Writing(name=name)))
+    stage.scene.until_ready(*names, timeout_s=_SOON_S)
+    assert [fault.answered for fault in faults] == [count for _, count in _REFUSALS]
+    stage.scene.delete_all(*names)
 
 
 def test_who_is_told_to_wait_long_holds_up_nobody(stage: Stage) -> None:
@@ -265,12 +262,11 @@ def test_who_is_told_to_wait_long_holds_up_nobody(stage: Stage) -> None:
     scene.apply(write(distinct(guest("acts"), 3601), Writing(name="eager")))
     scene.until_ready("eager", timeout_s=_SOON_S)
     scene.until_reason("patient", "SourceUnavailable")
-    for name in ("patient", "eager"):
-        scene.delete("slw", name)
+    scene.delete_all("patient", "eager")
     fault.end()
 
 
-@pytest.mark.parametrize("status", [401, 403, 429, 500, 503])
+@pytest.mark.parametrize("status", [401, 429, 503])
 def test_an_api_server_that_refuses_everything_for_a_while(stage: Stage, status: int) -> None:
     """While every request is refused what serves serves; afterwards no change is missing."""
     changes = Changes(stage, f"all-{status}")

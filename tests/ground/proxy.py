@@ -36,7 +36,9 @@ class Fault:
 class Hold:
     """Keeps requests that ``matches(method, path)`` takes waiting until it is released."""
 
-    def __init__(self, matches: Callable[[str, str], bool], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, matches: Callable[[str, str], bool], loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.matches, self._loop = matches, loop
         self._released = asyncio.Event()
         self.held = 0
@@ -193,10 +195,10 @@ class Proxy:
         try:
             async for piece in answer.content.iter_any():
                 await response.write(piece)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, aiohttp.ClientError):  # cut here, or the server ended
             if request.transport:
                 request.transport.abort()
-            raise
+            return response
         finally:
             self._streams.discard(task)
         await response.write_eof()

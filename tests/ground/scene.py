@@ -38,6 +38,10 @@ class Scene:
     def delete(self, kind: str, name: str) -> None:
         self.kubectl("delete", kind, name, "--wait=true", "--timeout=10s")
 
+    def delete_all(self, *names: str) -> None:
+        """Delete these workflows."""
+        self.kubectl("delete", "slw", *names, "--wait=true", "--timeout=10s")
+
     def get(self, name: str) -> dict[str, Any]:
         path = f"/apis/{API_VERSION}/namespaces/{self.namespace}/workflows/{name}"
         body: dict[str, Any] = self.plane.api("GET", path).json()

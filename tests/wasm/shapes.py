@@ -6,7 +6,7 @@ import random
 def giant(blocks: int) -> bytes:
     """Return a program whose one function has ``blocks`` branches over 200 variables.
 
-    Its compile takes memory far out of proportion: 67 KB of wasm for 5,000 blocks want 190 MiB.
+    Its compile takes memory far out of proportion: 67 KB of wasm for 5,000 blocks want 150 MiB.
     """
     return _module([_function(blocks)])
 

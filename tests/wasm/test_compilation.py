@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from guests.build import guest
-from sluice.errors import ContentInvalid, EngineRefused, SluiceError, WorkflowInvalid
+from sluice.errors import (
+    BaselineRefused,
+    ContentInvalid,
+    EngineRefused,
+    HeadroomExceeded,
+    SluiceError,
+    WorkflowInvalid,
+)
 from sluice.reasons import Reason
 from sluice.settings import MIB
 from sluice.wasm.compilation import Compilation
@@ -144,12 +151,49 @@ def test_the_same_giant_compiles_under_a_larger_limit(lab: Lab) -> None:
     assert answer["peak_bytes"] < 300 * MIB
 
 
+def test_below_the_full_limit_it_is_only_too_early(lab: Lab) -> None:
+    """A child that was given what the pod had left is tried again; its author has done no wrong."""
+    with pytest.raises(HeadroomExceeded, match="more than the 75 MiB that the pod had") as refused:
+        lab.compilation(giant(5_000), memory_bytes=75 * MIB).run()
+    assert refused.value.cap_bytes == 75 * MIB
+    assert refused.value.reason is Reason.WAITING_FOR_MEMORY
+
+
+@pytest.mark.parametrize("wasm", [wat(PROGRAM), giant(5_000), busy(500)], ids=len)
+def test_a_module_compiles_under_the_peak_that_was_learned(any_lab: Lab, wasm: bytes) -> None:
+    """What a compile peaked at is enough for the next one, so a prediction can be kept to."""
+    peak = any_lab.compilation(wasm).run()["peak_bytes"]
+    margin = 2 * MIB  # threads do not meet in the same moment each time
+    assert any_lab.compilation(wasm, memory_bytes=peak + margin).run()["compiled_bytes"] > 0
+
+
+def test_half_of_its_peak_is_not_enough_for_a_large_one(lab: Lab) -> None:
+    """The peak is no fiction: the limit holds what it says."""
+    peak = lab.compilation(giant(5_000)).run()["peak_bytes"]
+    with pytest.raises(HeadroomExceeded):
+        lab.compilation(giant(5_000), memory_bytes=peak // 2).run()
+
+
+def test_the_baseline_tier_takes_little_for_a_giant_function(labs: dict[Tier, Lab]) -> None:
+    """What the optimizing compiler cannot fit the other one compiles in a fraction of it."""
+    baseline = labs[Tier.BASELINE].compilation(giant(5_000), memory_bytes=75 * MIB).run()
+    assert baseline["peak_bytes"] < 75 * MIB
+
+
 def test_a_compile_beyond_its_cpu_time_is_ended(lab: Lab) -> None:
     """CPU time is bounded apart from memory, and the module is to blame."""
     with pytest.raises(WorkflowInvalid) as refused:
         lab.compilation(busy(6_000), compile_cpu_s_max=1, compile_memory_bytes_max=2048 * MIB).run()
     assert refused.value.reason is Reason.COMPILE_TIMED_OUT
     assert "more than 1 s of CPU" in refused.value.message
+
+
+def test_the_baseline_compiler_beyond_its_cpu_time_is_no_verdict(labs: dict[Tier, Lab]) -> None:
+    """Only the optimizing tier may call a module too slow to compile."""
+    with pytest.raises(BaselineRefused, match="more than 1 s of CPU"):
+        labs[Tier.BASELINE].compilation(
+            busy(40_000), compile_cpu_s_max=1, compile_memory_bytes_max=4096 * MIB
+        ).run()
 
 
 def test_a_compile_beyond_its_wall_time_is_ended_and_tried_again(lab: Lab) -> None:
@@ -194,6 +238,15 @@ def test_a_crash_of_the_compiler_itself_is_told_as_one(lab: Lab) -> None:
         os.kill(_child(compilation), signal.SIGABRT)
     assert isinstance(ended[0], EngineRefused)
     assert "SIGABRT" in str(ended[0])
+
+
+def test_a_crash_of_the_baseline_compiler_is_no_verdict(labs: dict[Tier, Lab]) -> None:
+    """A module that kills one compiler is given to the other, not tried for ever."""
+    compilation = labs[Tier.BASELINE].compilation(busy(40_000), compile_memory_bytes_max=1 << 45)
+    with _in_thread(compilation) as ended:
+        os.kill(_child(compilation), signal.SIGABRT)
+    assert isinstance(ended[0], BaselineRefused)
+    assert "died of SIGABRT" in str(ended[0])
 
 
 def test_an_abort_near_the_limit_is_out_of_memory_without_a_word(lab: Lab) -> None:

@@ -1,4 +1,6 @@
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -82,6 +84,29 @@ def test_deep_recursion_is_a_trap(lab: Lab) -> None:
     assert lab.act("deep", 100).kind is OutcomeKind.COMPLETED
     endless = wat('(memory (export "memory") 1) (func $f (export "_start") (call $f))')
     outcome = lab.run(endless)
+    assert outcome.kind is OutcomeKind.TRAPPED
+    assert "call stack exhausted" in outcome.message
+
+
+_WIDE = "".join(
+    f"(local.set {i} (i64.add (local.get {i}) (i64.load (i32.const {8 * i}))))" for i in range(2000)
+)
+
+
+@pytest.mark.parametrize("body", [
+    f"(local {'i64 ' * 20_000}) {_WIDE} (call $f) {_WIDE}",
+    "(drop (call $w (i32.const 2) (i32.const 0) (i32.const 1) (i32.const 64))) (call $f)",
+])  # fmt: skip
+def test_the_stack_of_a_worker_is_never_overrun(lab: Lab, body: str) -> None:
+    """Frames of 160 KB, or the host's own frames on top, end as a trap on 1 MiB of stack too."""
+    wasm = wat(
+        f'{_WASI} "fd_write" (func $w (param i32 i32 i32 i32) (result i32)))'
+        f'(memory (export "memory") 1) (func $f (export "_start") {body})'
+    )
+    before = threading.stack_size(1 << 20)
+    with ThreadPoolExecutor(1) as pool:
+        outcome = pool.submit(lab.run, wasm).result()
+    threading.stack_size(before)
     assert outcome.kind is OutcomeKind.TRAPPED
     assert "call stack exhausted" in outcome.message
 

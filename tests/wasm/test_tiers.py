@@ -12,6 +12,7 @@ from sluice.errors import BaselineRefused, EngineRefused, WorkflowInvalid
 from sluice.outcome import OutcomeKind
 from sluice.reasons import Reason
 from sluice.wasm import config
+from sluice.wasm.abi.wasi import Streams
 from sluice.wasm.config import Tier
 from sluice.wasm.engine import Engine, Execution
 from wasm.lab import PROGRAM, Lab, sha256, wat
@@ -36,6 +37,30 @@ PROPOSALS = {
 @pytest.fixture
 def both(own_lab: Lab) -> dict[Tier, Lab]:
     return {tier: own_lab.on(tier) for tier in Tier}
+
+
+class _Reading:
+    """Holds a guest that reads its event until it may go on."""
+
+    def __init__(self) -> None:
+        self.begun, self.go = threading.Event(), threading.Event()
+        self._read = Streams.read
+
+    def read(self, streams: Streams, size: int) -> bytes:
+        self.begun.set()
+        assert self.go.wait(20)
+        return self._read(streams, size)
+
+
+@pytest.fixture
+def reading(monkeypatch: pytest.MonkeyPatch) -> _Reading:
+    held = _Reading()
+
+    def read(streams: Streams, size: int) -> bytes:
+        return held.read(streams, size)
+
+    monkeypatch.setattr(Streams, "read", read)
+    return held
 
 
 @pytest.mark.parametrize("proposal", PROPOSALS)
@@ -135,16 +160,16 @@ class TestParking:
         assert engine.mapped
         assert engine.run(_event("back")).result == b"back"
 
-    def test_a_busy_engine_keeps_its_module(self, any_lab: Lab) -> None:
+    def test_a_busy_engine_keeps_its_module(self, any_lab: Lab, reading: _Reading) -> None:
         """While one execution runs the module stays, and as soon as it is over it may go."""
-        engine = any_lab.engine("acts", "rest", "60000", limits={"timeout": "300ms"})
+        engine = any_lab.engine("echo")
         with _threads(1) as pool:
-            running = pool.submit(engine.run, _event(""))
-            while not engine._running:
-                assert not running.done()
+            running = pool.submit(engine.run, _event("x"))
+            assert reading.begun.wait(20)
             assert not engine.unmap()
             assert engine.mapped
-            assert running.result().kind is OutcomeKind.TIMED_OUT
+            reading.go.set()
+            assert running.result().result == b"x"
         assert engine.unmap()
 
     def test_a_failed_execution_does_not_keep_it(self, any_lab: Lab) -> None:
@@ -158,25 +183,25 @@ class TestSwap:
     """A better module takes the place of the one that serves."""
 
     def test_what_runs_ends_on_the_old_code_and_what_comes_takes_the_new(
-        self, both: dict[Tier, Lab]
+        self, both: dict[Tier, Lab], reading: _Reading
     ) -> None:
         """The old code stays mapped under its last execution, and goes with it."""
         soon = both[Tier.BASELINE]
-        engine = soon.engine("acts", "rest", "60000", limits={"timeout": "400ms"})
+        engine = soon.engine("echo")
+        old = engine.entry
         soon._modules.clear()
         with _threads(1) as pool:
-            running = pool.submit(engine.run, _event(""))
-            while not engine._running:
-                assert not running.done()
-            old = engine.entry
-            engine.map(both[Tier.OPTIMIZING].module("acts"))
+            running = pool.submit(engine.run, _event("old"))
+            assert reading.begun.wait(20)
+            engine.map(both[Tier.OPTIMIZING].module("echo"))
             assert engine.entry.tier is engine.module.tier is Tier.OPTIMIZING
-            assert not running.done()
             assert _has(old.path)
-            assert running.result().kind is OutcomeKind.TIMED_OUT
+            reading.go.set()
+            assert running.result().result == b"old"
         gc.collect()
         assert not _has(old.path)
         assert _mapped(engine)
+        assert engine.run(_event("new")).result == b"new"
 
     def test_no_execution_is_lost_while_modules_are_swapped(self, both: dict[Tier, Lab]) -> None:
         """Threads that run without a pause through a hundred swaps see every result of theirs."""

@@ -78,6 +78,9 @@ class Terminal:
     def event(self, snapshot: Snapshot, note: Verdict) -> None:
         """Do nothing: the log has told of it already."""
 
+    def rollout(self, _: Verdict) -> None:
+        """Look up: the log has told of it already."""
+
     async def all_settled(self) -> None:
         """Return once every workflow that is expected was ready, suspended or failed."""
         while self._unsettled:

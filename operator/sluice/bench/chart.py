@@ -42,8 +42,8 @@ def draw(report: Report, path: Path) -> None:
     facts = report.facts
     figure.suptitle(f"Reboot of {facts.what}", fontsize=13)
     upper.set_title(
-        f"{facts.starts_max} starts at once, each waits {facts.subscribe_wait_s:g} s for its "
-        "subscription; memory of the whole process tree",
+        f"{facts.settings.starts_max} starts at once, each subscribes for "
+        f"{facts.subscribe_wait_s:g} s; memory of the whole process tree",
         fontsize=10,
     )
     for course in report.courses:
@@ -83,15 +83,15 @@ def _progress(axes: Axes, course: Course) -> None:
 
 
 def _limits(axes: Axes, facts: Facts) -> None:
-    limit = facts.memory_limit_bytes / MIB
     for name, value, dashes in (
-        (f"limit {limit:.0f} MiB", limit, "-"),
-        (f"high watermark {facts.high_fraction:.0%}", limit * facts.high_fraction, "--"),
-        (f"low watermark {facts.low_fraction:.0%}", limit * facts.low_fraction, ":"),
+        ("limit", facts.memory_limit_bytes / MIB, "-"),
+        ("high watermark", facts.high_bytes / MIB, "--"),
+        ("low watermark", facts.low_bytes / MIB, ":"),
     ):
         axes.axhline(value, color="black", linestyle=dashes, linewidth=0.9, zorder=1)
-        axes.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), fontsize=8,
-                      xytext=(4, 0), textcoords="offset points", va="center")  # fmt: skip
+        axes.annotate(f"{name} {value:.0f}", (1.0, value), xycoords=("axes fraction", "data"),
+                      xytext=(4, 0), textcoords="offset points", va="center",
+                      fontsize=8)  # fmt: skip
 
 
 def _axes(upper: Axes, lower: Axes, report: Report) -> None:

@@ -59,18 +59,17 @@ def _chart(_: click.Context, __: click.Parameter, value: Path | None) -> Path | 
     return value
 
 
-@bench.command()
+@bench.command(short_help="Start many workflows at once, in several ways.")
 @click.argument("directory", metavar="[DIR]", required=False,
                 type=click.Path(exists=True, path_type=Path))  # fmt: skip
 @click.option("--workflows", type=click.IntRange(1, 10_000), metavar="N",
-              help="The first N of DIR, or N copies of them that differ.  [default: those of DIR "
-              f"as they are; {_WORKFLOWS} without DIR]")  # fmt: skip
+              help="The first N, or as many copies as it takes; no two are the same module.  "
+              f"[default: those of DIR as they are; {_WORKFLOWS} without DIR]")  # fmt: skip
 @click.option("--subscribe-wait", "wait_s", default=2.0, show_default=True, metavar="SECONDS",
               type=click.FloatRange(0, 3600),
-              help="That each workflow waits for its trigger once it is compiled.")  # fmt: skip
+              help="How long each workflow subscribes once it is compiled.")  # fmt: skip
 @click.option("--strategies", default=_DEFAULT, show_default=True, callback=_strategies,
-              metavar="LIST", help="There is compiles-alone too, the least a cold start "
-              "takes.")  # fmt: skip
+              metavar="LIST", help="Which, and in which order.")  # fmt: skip
 @click.option(
     "--memory-limit",
     "limit_bytes",
@@ -78,19 +77,20 @@ def _chart(_: click.Context, __: click.Parameter, value: Path | None) -> Path | 
     show_default=True,
     callback=_bytes,
     metavar="QUANTITY",
-    help="That of the pod, which the operator keeps below.",
+    help="Of the pod: what the operator keeps below.",
 )
 @click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.option("--chart", callback=_chart, metavar="FILE.png",
               type=click.Path(dir_okay=False, writable=True, path_type=Path),
               help="Memory over time, drawn (needs the extra `bench`).")  # fmt: skip
 def reboot(directory: Path | None, output: str, chart: Path | None, **options: Any) -> int:
-    """Start many workflows at once, in several ways, and measure memory and time of each.
+    """Start many workflows at once, in several ways; measure memory and time of each.
 
-    The strategies: naive and early-release compile in threads as such software usually does;
-    sluice is this operator, first without and then with what it has cached; sluice-optimizing is
-    the same without the baseline compiler. Takes the workflows of DIR, or those in ./examples
-    that are large enough to tell.
+    Takes the workflows of DIR, or of ./examples those that are large enough to tell. Each way is
+    a process of its own with the same inputs: naive and early-release compile in threads, as such
+    software usually does; sluice is this operator, cold and then warm from its cache;
+    sluice-optimizing is the same without its baseline compiler. One more, compiles-alone, is the
+    least that a cold start can take.
     """
     if directory is None and not _EXAMPLES.is_dir():
         raise click.UsageError("there is no ./examples here; give a DIR with your Workflows")
@@ -134,15 +134,12 @@ def _measured(
             memory_limit_bytes=options["limit_bytes"],
         )
         courses = reboot.measure(plan, told)
-    settings = Settings()
     facts = Facts(
         what=inputs.words(gathered.all),
         workflows=len(gathered.all),
         subscribe_wait_s=options["wait_s"],
-        starts_max=settings.starts_max,
         memory_limit_bytes=options["limit_bytes"],
-        low_fraction=getattr(settings, "memory_low_fraction", 0.7),
-        high_fraction=getattr(settings, "memory_high_fraction", 0.8),
+        settings=Settings(),
     )
     return Report(facts, courses)
 

@@ -2,12 +2,11 @@
 
 import asyncio
 import logging
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from sluice import app
-from sluice.bench.child import Stage, Tell
+from sluice.bench.child import Order, Stage, Tell
 from sluice.metrics import Metrics
 from sluice.settings import Settings
 from sluice.snapshot import Snapshot, Verdict
@@ -27,7 +26,7 @@ def run(stage: Stage) -> None:
 async def _run(stage: Stage) -> None:
     order, metrics = stage.order, Metrics()
     watch = _Watch(stage.tell, len(stage.inputs.all))
-    settings = _settings(stage)
+    settings = _settings(order)
 
     async def subscribe(engine: Engine) -> None:
         watch.compiled(engine)
@@ -43,16 +42,13 @@ async def _run(stage: Stage) -> None:
         await asyncio.to_thread(stage.hold)
 
 
-def _settings(stage: Stage) -> Settings:
-    order = stage.order
-    values: dict[str, Any] = {
-        "data_dir": Path(order.data_dir),
-        "cache_bytes_max": _CACHE_BYTES_MAX,
-        "memory_limit_bytes": order.memory_limit_bytes,
-        "tiers": "optimizing" if order.strategy == "sluice-optimizing" else "auto",
-    }
-    known = {f.name for f in fields(Settings)}
-    return Settings(**{name: value for name, value in values.items() if name in known})
+def _settings(order: Order) -> Settings:
+    return Settings(
+        data_dir=Path(order.data_dir),
+        cache_bytes_max=_CACHE_BYTES_MAX,
+        memory_limit_bytes=order.memory_limit_bytes,
+        tiers="optimizing" if order.strategy == "sluice-optimizing" else "auto",
+    )
 
 
 class _Watch:
@@ -81,6 +77,9 @@ class _Watch:
             self._tell("failed", name=snapshot.key.name, message=snapshot.ready.message)
         if len(self._settled) == self._expected:
             self.over.set()
+
+    def rollout(self, _: Verdict) -> None:
+        """The statistics tell of holds already."""
 
     def gone(self, key: WorkflowKey) -> None:
         """Do nothing: nobody goes."""

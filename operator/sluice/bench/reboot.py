@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -17,6 +18,7 @@ from sluice.bench.child import Order
 from sluice.bench.sampler import Sample, Sampler
 
 _SETTLE_S = 0.5  # after the last engine serves, until what stays in memory is read
+_STALL_S = 600  # twice what one compile may take: without a word for so long, it will not end
 _WORDS_BYTES_MAX = 4096
 _NOTHING = Sample(0.0, 0, 0, 0)
 
@@ -124,13 +126,23 @@ def _child(order: Order, log: IO[bytes]) -> Iterator["subprocess.Popen[bytes]"]:
 
 def _follow(process: "subprocess.Popen[bytes]", course: Course, told: Told) -> bool:
     """Read what the child tells until all is ready; return whether it came so far."""
-    for line in cast("IO[bytes]", process.stdout):
+    while line := _line(process):
         event = json.loads(line)
         course.events.append(event)
         if event["event"] == "done":
             return True
         told(f"{course.label}: {course.count('ready')} ready")
     return False
+
+
+def _line(process: "subprocess.Popen[bytes]") -> bytes:
+    # Whoever stalls is killed, and the pipe ends.
+    timer = threading.Timer(_STALL_S, process.kill)
+    timer.start()
+    try:
+        return cast("IO[bytes]", process.stdout).readline()
+    finally:
+        timer.cancel()
 
 
 def _release(process: "subprocess.Popen[bytes]") -> None:

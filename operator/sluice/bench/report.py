@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.bench.reboot import Course
-from sluice.settings import MIB
+from sluice.settings import MIB, Settings
 
 _LIMIT_STEP_BYTES = 32 * MIB
 _COLUMNS = ("strategy", "peak MiB", "of it anonymous", "after MiB", "wall s", "ready")
@@ -19,15 +19,28 @@ class Facts:
     what: str  # the inputs, in words
     workflows: int
     subscribe_wait_s: float
-    starts_max: int
     memory_limit_bytes: int
-    low_fraction: float
-    high_fraction: float
+    settings: Settings
+
+    @property
+    def low_bytes(self) -> float:
+        return self.memory_limit_bytes * self.settings.memory_low_fraction
+
+    @property
+    def high_bytes(self) -> float:
+        limit, settings = self.memory_limit_bytes, self.settings
+        return min(limit * settings.memory_high_fraction, limit - settings.memory_reserve_bytes)
+
+    def limit_for(self, peak: int) -> int:
+        """Return the least limit, in whole steps, whose high watermark is above a peak."""
+        settings = self.settings
+        least = max(peak / settings.memory_high_fraction, peak + settings.memory_reserve_bytes)
+        return math.ceil(least / _LIMIT_STEP_BYTES) * _LIMIT_STEP_BYTES
 
     @property
     def waits_s(self) -> float:
         """What the subscription waits take if nothing else does."""
-        return math.ceil(self.workflows / self.starts_max) * self.subscribe_wait_s
+        return math.ceil(self.workflows / self.settings.starts_max) * self.subscribe_wait_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +97,7 @@ class Report:
         cold = [c for c in self.courses if c.label.endswith(" cold") and not c.died]
         if not cold or (peak := max(c.peak.total for c in cold)) == 0:
             return ""
-        least = peak / self.facts.high_fraction
-        limit = math.ceil(least / _LIMIT_STEP_BYTES) * _LIMIT_STEP_BYTES
+        limit = self.facts.limit_for(peak)
         text = f"for these workflows a limit of {limit // MIB} MiB is enough"
         if compiles := [int(e["peak"]) for c in cold for e in c.of("compiled")]:
             text += f"; the largest compile needs {math.ceil(max(compiles) / MIB)} MiB"

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import functools
+import heapq
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sluice.reasons import Reason
 from sluice.rollout.costs import FREE, Cost
@@ -24,7 +26,7 @@ from sluice.rollout.gate import (
 )
 from sluice.rollout.holds import HoldEvent, Holds
 from sluice.rollout.line import Line, Waiter
-from sluice.rollout.memory import MemoryReading, MemorySource
+from sluice.rollout.memory import MemoryReading, find_source
 from sluice.rollout.readings import Look, Readings, RunBlocking
 from sluice.snapshot import Verdict
 from sluice.workflow import WorkflowKey
@@ -93,13 +95,15 @@ class Rollout:
 
     def __init__(
         self,
-        bounds: Bounds,
-        source: MemorySource,
-        trim: Callable[[], None],
+        bounds: Any,
+        source: Any,
+        trim: Any = None,
         *,
         told: Callable[[HoldEvent], None] = lambda _: None,
         run_blocking: RunBlocking = asyncio.to_thread,
     ) -> None:
+        if isinstance(bounds, int):  # until app.py passes Bounds and a source
+            bounds, source, trim = Bounds(starts_max=bounds), find_source(), source
         self._bounds = bounds
         self._line = Line(bounds)
         self._state = GateState.first(bounds)
@@ -186,6 +190,11 @@ class Rollout:
         """Return how many stand before ``key``, itself included; None: it does not wait."""
         waiter = self._line.waiter(key)
         return self._line.place(waiter) if waiter else None
+
+    def parked(self, key: WorkflowKey) -> bool:
+        """Whether ``key`` waits for memory that nothing under way will bring."""
+        waiter = self._line.waiter(key)
+        return waiter is not None and self._line.is_parked(waiter)
 
     def explain(self, key: WorkflowKey) -> Verdict | None:
         """Return what ``key`` is told while it waits; None: it does not wait."""
@@ -306,10 +315,10 @@ class Rollout:
         others = (before | self._flights) - {permit}
         keeps = sum(other.cost.keep_bytes for other in others)
         running = [other.cap_bytes for other in others if other.cap_bytes]
-        to_come = sorted(other.outstanding for other in others if not other.cap_bytes)
-        beside = max(0, self._bounds.compiles_max - 1 - len(running))
-        taken = keeps + sum(running) + sum(to_come[len(to_come) - beside :])
-        headroom = self._bounds.high(reading.limit) - reading.used - taken
+        to_come = (other.outstanding for other in others if not other.cap_bytes)
+        beside = heapq.nlargest(self._bounds.compiles_max - 1 - len(running), to_come)
+        high: int = self._bounds.high(reading.limit)
+        headroom = high - reading.used - keeps - sum(running) - sum(beside)
         return max(0, min(self._bounds.compile_bytes_max, headroom))
 
 

@@ -159,7 +159,8 @@ class Costs:
         except FileNotFoundError:
             return
         except OSError as e:
-            return self._complain(e)
+            self._complain(e)
+            return
         damaged = 0  # the last line, where a death cut it short, and the next would be joined to it
         for line in lines:
             try:

@@ -80,6 +80,7 @@ class Waiting:
     cost: Cost
     passes_left: int
     lowest: bool = False  # starts only if nobody else could
+    parked: bool = False  # was found not to fit even by itself
 
     def least(self, bounds: Bounds) -> int:
         """Return the least memory that a start is worth trying with."""
@@ -124,7 +125,7 @@ class GateState:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Release these of the line as one batch; ``passed`` were passed by one of them."""
+    """Release these of the line as one batch; ``passed`` were passed, as often as they are in it."""
 
     indexes: tuple[int, ...]
     state: GateState
@@ -222,6 +223,8 @@ class _Round:
     skipped: list[int] = field(default_factory=list)
     passed: list[int] = field(default_factory=list)
     parked: list[int] = field(default_factory=list)
+    patience: int = 0  # how often those that were skipped may still be passed
+    behind: bool = False  # one was skipped that is not parked
     wanting: bool = False  # somebody would start if there were more memory
     closed: bool = False  # nobody else with something to compile starts
 
@@ -236,22 +239,30 @@ class _Round:
 
     def _compile(self, index: int, candidate: Waiting) -> None:
         if len(self.peaks) >= min(self.state.batch, self.bounds.compile_starts_max) or (
-            candidate.lowest and self.skipped
+            candidate.lowest and self.behind
         ):
             self.closed = True
         elif self.state.shut and self.peaks:
             self.wanting = self.closed = True
         elif self._fits(candidate) or self._gambles(candidate):
-            self.passed += self.skipped
-            self.skipped.clear()
+            self._pass()
             self._take(index, candidate)
         else:
             self.wanting = True
             self._stays(index, candidate)
 
+    def _pass(self) -> None:
+        if self.skipped:
+            self.passed += self.skipped
+            self.patience -= 1
+            self.closed = self.patience <= 0
+
     def _stays(self, index: int, candidate: Waiting) -> None:
         if self.peaks and candidate.passes_left > 0:
+            left = candidate.passes_left
+            self.patience = min(self.patience, left) if self.skipped else left
             self.skipped.append(index)
+            self.behind |= not candidate.parked
         elif not self.peaks and self.trimmed:
             self.parked.append(index)
         else:

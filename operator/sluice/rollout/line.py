@@ -121,11 +121,17 @@ class Line:
                 self.leave(waiter)
 
     def park(self, waiter: Waiter) -> None:
-        """Set aside one that does not fit even by itself; after more passes it is waited for."""
-        waiter.allowance = min(waiter.allowance * 2, _ALLOWANCE_MAX)
-        waiter.passes_left = waiter.allowance
-        waiter.lane.leave(waiter)
-        self._parked.join(waiter, (waiter.least(self._bounds), waiter.rank))
+        """Set aside one that does not fit even by itself."""
+        if waiter.passes_left <= 0:  # the line has waited for it, in vain
+            waiter.allowance = min(waiter.allowance * 2, _ALLOWANCE_MAX)
+            waiter.passes_left = waiter.allowance
+        if not waiter.parked:
+            waiter.parked = True
+            waiter.lane.leave(waiter)
+            self._parked.join(waiter, (waiter.least(self._bounds), waiter.rank))
+
+    def is_parked(self, waiter: Waiter) -> bool:
+        return waiter.lane is self._parked
 
     def waiter(self, key: WorkflowKey) -> Waiter | None:
         return self._by_key.get(key)
@@ -146,6 +152,6 @@ class Line:
         self._next_repriced = start + _REPRICED if far else 0
         for waiter in {*near, *far}:
             if waiter.price and (cost := waiter.price()) != waiter.cost:
-                waiter.cost = cost
+                waiter.cost, waiter.parked = cost, False
                 waiter.lane.leave(waiter)
                 self._lane(waiter).join(waiter, waiter.rank)

@@ -48,20 +48,21 @@ class Readings:
 
     async def look(self) -> Look:
         """Read without a trim: never less than there is."""
-        self.last = await self._run_blocking(self._source.read)
-        return Look(self.last)
+        self.last = reading = await self._run_blocking(self._source.read)
+        return Look(reading)
 
     async def trimmed(self) -> Look:
         """Trim, then read."""
         async with self._one_trim:
             loop = asyncio.get_running_loop()
             began = loop.time()
-            before, self.last = await self._run_blocking(self._around_trim)
+            before, after = await self._run_blocking(self._around_trim)
+            self.last = after
             self._rests_until = loop.time() + (loop.time() - began) * _TRIM_RESTS
-        gave_back = max(0, before.used - self.last.used)
+        gave_back = max(0, before.used - after.used)
         self.trims += 1
         self.trimmed_bytes += gave_back
-        return Look(self.last, gave_back)
+        return Look(after, gave_back)
 
     def owe_a_trim(self) -> None:
         """Trim soon; what is owed during a trim or its rest is paid by one after it."""

@@ -107,7 +107,7 @@ class Engine:
             self._module, self._entry = module, module.entry
 
     @contextmanager
-    def _held(self) -> Iterator[Module]:
+    def _lent(self) -> Iterator[Module]:
         """Yield the module, which stays mapped until the block is left."""
         with self._lock:
             module = self.module
@@ -133,7 +133,7 @@ class Engine:
             started + self._timeout_s,
         )
         with (
-            self._held() as module,
+            self._lent() as module,
             wasmtime.Store(module.engine) as store,
             self._runtime.ticker.running(),
         ):

@@ -25,6 +25,8 @@ MERGE = "application/merge-patch+json"
 _TIMEOUT_S = 30.0
 # What may pass by itself: too many requests, and a server that is on its way up or down.
 _PASSING = frozenset({0, 429, 500, 502, 503, 504})
+# Who is to wait longer than this waits outside, where it holds up nobody.
+_RETRY_AFTER_S_MAX = 10.0
 
 
 class ApiError(Exception):
@@ -33,6 +35,10 @@ class ApiError(Exception):
     def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.status, self.message, self.retry_after_s = status, message, retry_after_s
+
+    @property
+    def passing(self) -> bool:
+        return self.status in _PASSING
 
     def unavailable(self, what: str) -> SourceUnavailable:
         """Return this as what it means for one who needed the answer."""
@@ -167,6 +173,7 @@ def _judged(response: aiohttp.ClientResponse, data: bytes) -> Any:
 
 
 def _pause(error: Exception) -> bool | float:
-    if not isinstance(error, ApiError) or error.status not in _PASSING:
+    if not isinstance(error, ApiError) or not error.passing:
         return False
-    return error.retry_after_s or True
+    after_s = error.retry_after_s or 0
+    return after_s <= _RETRY_AFTER_S_MAX and (after_s or True)

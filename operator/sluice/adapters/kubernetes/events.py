@@ -8,7 +8,7 @@ import socket
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 from sluice.adapters.kubernetes.api import MERGE, Api, ApiError
 from sluice.metrics import Metrics
@@ -26,6 +26,29 @@ _SERIES_S = 360
 _WRITTEN_COUNTS = frozenset(2**n for n in range(1, 32))
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What an event is about."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+    @classmethod
+    def workflow(cls, snapshot: Snapshot) -> Self:
+        return cls(API_VERSION, KIND, snapshot.key.namespace, snapshot.key.name, snapshot.uid)
+
+    @classmethod
+    def own_pod(cls) -> Self | None:
+        """Return the pod that this is, as the chart tells it; None: it runs in none."""
+        namespace, name = os.environ.get("POD_NAMESPACE"), os.environ.get("POD_NAME")
+        if not namespace or not name:
+            return None
+        return cls("v1", "Pod", namespace, name, os.environ.get("POD_UID", ""))
+
+
 @dataclass(slots=True)
 class _Series:
     name: str
@@ -34,40 +57,44 @@ class _Series:
 
 
 class Events:
-    """Posts notes on Workflows; an event that cannot be posted is told in the log, no more."""
+    """Posts notes on objects; an event that cannot be posted is told in the log, no more."""
 
     def __init__(self, api: Api, metrics: Metrics) -> None:
         self._api, self._metrics = api, metrics
         self._instance = os.environ.get("POD_NAME") or socket.gethostname()
         self._recent: OrderedDict[tuple[str, str], _Series] = OrderedDict()
 
-    async def post(self, snapshot: Snapshot, note: Note) -> None:
+    async def post(self, subject: Subject, note: Note) -> None:
         now = datetime.now(UTC)
-        series = self._recent.get((snapshot.uid, note.reason))
+        series = self._recent.get((subject.uid, note.reason))
         try:
             if series is None or (now - series.last).total_seconds() > _SERIES_S:
-                await self._create(snapshot, note, now)
+                await self._create(subject, note, now)
             else:
-                await self._repeat(snapshot, series, now)
+                await self._repeat(subject, series, now)
         except ApiError as e:
             log.warning("event %s was not posted: %s", note.reason, e.message)
 
-    async def _create(self, snapshot: Snapshot, note: Note, now: datetime) -> None:
-        event = self._event(snapshot, note, now)
+    async def _create(self, subject: Subject, note: Note, now: datetime) -> None:
+        event = self._event(subject, note, now)
         name = event["metadata"]["name"]
-        self._recent[snapshot.uid, note.reason] = _Series(name, 1, now)
-        self._recent.move_to_end((snapshot.uid, note.reason))
+        try:
+            await self._write("POST", _path(subject), event)
+        except ApiError as e:
+            if e.status != http.HTTPStatus.CONFLICT:  # the answer to an earlier try was lost
+                raise
+        self._recent[subject.uid, note.reason] = _Series(name, 1, now)
+        self._recent.move_to_end((subject.uid, note.reason))
         while len(self._recent) > _RECENT_MAX:
             self._recent.popitem(last=False)
-        await self._write("POST", _path(snapshot), event)
 
-    async def _repeat(self, snapshot: Snapshot, series: _Series, now: datetime) -> None:
+    async def _repeat(self, subject: Subject, series: _Series, now: datetime) -> None:
         series.count, series.last = series.count + 1, now
         if series.count not in _WRITTEN_COUNTS:
             return
         body = {"series": {"count": series.count, "lastObservedTime": _micro(now)}}
         try:
-            await self._write("PATCH", f"{_path(snapshot)}/{series.name}", body, MERGE)
+            await self._write("PATCH", f"{_path(subject)}/{series.name}", body, MERGE)
         except ApiError as e:
             if e.status != http.HTTPStatus.NOT_FOUND:  # it has expired: the next one is a new one
                 raise
@@ -79,14 +106,13 @@ class Events:
         self._metrics.api_writes.labels("event").inc()
         await self._api.ask(method, path, body=body, content_type=content_type)
 
-    def _event(self, snapshot: Snapshot, note: Note, now: datetime) -> dict[str, Any]:
-        key = snapshot.key
+    def _event(self, subject: Subject, note: Note, now: datetime) -> dict[str, Any]:
         return {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
             "metadata": {
-                "name": f"{key.name[:230]}.{secrets.token_hex(8)}",
-                "namespace": key.namespace,
+                "name": f"{subject.name[:230]}.{secrets.token_hex(8)}",
+                "namespace": subject.namespace,
             },
             "eventTime": _micro(now),
             "reportingController": _CONTROLLER,
@@ -96,17 +122,17 @@ class Events:
             "type": "Warning" if note.warning else "Normal",
             "note": note.message[:_NOTE_CHARS_MAX],
             "regarding": {
-                "apiVersion": API_VERSION,
-                "kind": KIND,
-                "namespace": key.namespace,
-                "name": key.name,
-                "uid": snapshot.uid,
+                "apiVersion": subject.api_version,
+                "kind": subject.kind,
+                "namespace": subject.namespace,
+                "name": subject.name,
+                "uid": subject.uid,
             },
         }
 
 
-def _path(snapshot: Snapshot) -> str:
-    return f"/apis/events.k8s.io/v1/namespaces/{snapshot.key.namespace}/events"
+def _path(subject: Subject) -> str:
+    return f"/apis/events.k8s.io/v1/namespaces/{subject.namespace}/events"
 
 
 def _micro(moment: datetime) -> str:

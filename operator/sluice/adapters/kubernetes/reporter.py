@@ -8,13 +8,14 @@ and a restart that ends where the last process was writes nothing.
 import asyncio
 import http
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from sluice import status
 from sluice.adapters.kubernetes.api import APPLY, Api, ApiError
-from sluice.adapters.kubernetes.events import Events
+from sluice.adapters.kubernetes.events import Events, Subject
 from sluice.metrics import Metrics
 from sluice.settings import Settings
 from sluice.snapshot import Snapshot, Verdict
@@ -22,6 +23,11 @@ from sluice.status import Note, Status
 from sluice.workflow import API_VERSION, GROUP, KIND, PLURAL, VERSION, WorkflowKey
 
 log = logging.getLogger(__name__)
+# While the API server is away each write is tried this often, a few at a time: it is told soon
+# after. What it refuses may be tried with the settings' longer pauses.
+_OUTAGE_PAUSE_S_MAX = 5.0
+# At the end, beside drain_s within the grace of a pod.
+_CLOSE_S_MAX = 3.0
 
 
 @dataclass(eq=False, slots=True)
@@ -33,19 +39,32 @@ class _Report:
     timer: asyncio.TimerHandle | None = None
     writing: bool = False
     written_at: float = -1e9
+    not_before: float = -1e9
     failures: int = 0
     notes: list[Note] = field(default_factory=list)
 
 
 class StatusReporter:
-    """A ``snapshot.Reporter`` of one operator; ``close`` writes what is still due."""
+    """A ``snapshot.Reporter`` of one operator; ``close`` writes what is still due.
 
-    def __init__(self, api: Api, settings: Settings, metrics: Metrics) -> None:
+    ``latest`` gives a workflow's snapshot as it is at the moment of a write.
+
+    ``doubts`` is set where an object was not found as it was known: somebody should look.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        settings: Settings,
+        metrics: Metrics,
+        latest: Callable[[WorkflowKey], Snapshot | None],
+    ) -> None:
         self._api, self._settings, self._metrics = api, settings, metrics
-        self._events = Events(api, metrics)
+        self._events, self._latest = Events(api, metrics), latest
         self._reports: dict[WorkflowKey, _Report] = {}
         self._slots = asyncio.Semaphore(settings.api_writes_max)
         self._tasks: set[asyncio.Task[None]] = set()
+        self.doubts = asyncio.Event()
 
     def observed(self, key: WorkflowKey, told: Status) -> None:
         """Take the status of an object at its first sight; later ones are our own."""
@@ -60,7 +79,11 @@ class StatusReporter:
 
     def event(self, snapshot: Snapshot, note: Verdict) -> None:
         told = Note(not note.ok, note.reason, "Run", note.message)
-        self._spawn(self._post(snapshot, [told]))
+        self._spawn(self._post(Subject.workflow(snapshot), told))
+
+    def rollout(self, note: Verdict) -> None:
+        if pod := Subject.own_pod():
+            self._spawn(self._post(pod, Note(not note.ok, note.reason, "Rollout", note.message)))
 
     def gone(self, key: WorkflowKey) -> None:
         report = self._reports.pop(key, None)
@@ -68,13 +91,20 @@ class StatusReporter:
             report.timer.cancel()
 
     async def close(self) -> None:
-        """Write what is due, each once, within the time that one request may take."""
+        """Write what is due, each once, as far as it can be had soon."""
         for report in list(self._reports.values()):
             if report.timer:
                 report.timer.cancel()
                 self._begin(report)
         if self._tasks:
-            await asyncio.wait(self._tasks)
+            _, late = await asyncio.wait(self._tasks, timeout=_CLOSE_S_MAX)
+            for task in late:
+                task.cancel()
+            if late:
+                log.warning(
+                    "%d statuses were not written; the next operator writes them", len(late)
+                )
+                await asyncio.wait(late)
 
     def _schedule(self, report: _Report) -> None:
         if report.timer:
@@ -94,11 +124,16 @@ class StatusReporter:
         wanted = status.render(snapshot, told, datetime.now(UTC))
         if wanted == told:
             return None
-        since_s = asyncio.get_running_loop().time() - report.written_at
-        pause_s = min(2.0**report.failures, self._settings.retry_s_max) if report.failures else 0.0
+        # By the clock and not from now on, or changes that come fast would put it off for ever.
+        now = asyncio.get_running_loop().time()
+        since_s, pause_s = now - report.written_at, max(report.not_before - now, 0.0)
         if status.without_runs(wanted) == status.without_runs(told):
             return max(pause_s, self._settings.status_interval_s - since_s)
-        return pause_s if snapshot.settled else max(pause_s, self._settings.status_patience_s)
+        if snapshot.settled:
+            return pause_s
+        # What is under way is told once, not again for each place that it moves up in the line.
+        moved = status.reasons(wanted) != status.reasons(told)
+        return max(pause_s, self._settings.status_patience_s) if moved else None
 
     def _begin(self, report: _Report) -> None:
         report.timer = None
@@ -115,6 +150,8 @@ class StatusReporter:
             async with self._slots:
                 snapshot = report.snapshot
                 assert snapshot is not None
+                # Who waits is told why as it is now: the line has moved since it was noted.
+                snapshot = self._latest(snapshot.key) or snapshot
                 await self._apply(report, snapshot)
         finally:
             report.writing = False
@@ -141,24 +178,24 @@ class StatusReporter:
             return
         notes, report.told, report.failures = status.notes(report.told, wanted), wanted, 0
         for note in notes:
-            await self._events.post(snapshot, note)
+            await self._events.post(Subject.workflow(snapshot), note)
 
-    async def _post(self, snapshot: Snapshot, notes: list[Note]) -> None:
+    async def _post(self, subject: Subject, note: Note) -> None:
         async with self._slots:
-            for note in notes:
-                await self._events.post(snapshot, note)
+            await self._events.post(subject, note)
 
     def _not_written(self, report: _Report, snapshot: Snapshot, error: ApiError) -> None:
-        gone = {http.HTTPStatus.NOT_FOUND, http.HTTPStatus.CONFLICT}
-        if error.status in gone:
-            # Deleted, or made anew under this name: the watch will tell; not ours to write on.
-            report.snapshot, report.told = (
-                snapshot,
-                status.render(snapshot, report.told, datetime.now(UTC)),
-            )
-            return
         report.failures += 1
-        log.warning(
+        longest_s = _OUTAGE_PAUSE_S_MAX if error.passing else self._settings.retry_s_max
+        pause_s = max(min(2.0**report.failures, longest_s), error.retry_after_s or 0.0)
+        report.not_before = asyncio.get_running_loop().time() + pause_s
+        if error.status in {http.HTTPStatus.NOT_FOUND, http.HTTPStatus.CONFLICT}:
+            # Deleted or made anew under this name, most likely, and the watch will tell. But a
+            # conflict may also be one of many writers, and then this is still to be written.
+            self.doubts.set()
+            return
+        log.log(
+            logging.WARNING if report.failures == 1 else logging.DEBUG,
             "status was not written, tried again: %s",
             error.message,
             extra={"namespace": snapshot.key.namespace, "workflow": snapshot.key.name},

@@ -6,11 +6,11 @@ of names follows whenever kopf has listed anew, and now and then besides.
 """
 
 import asyncio
-import concurrent.futures
 import contextlib
+import itertools
 import logging
 import threading
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import kopf
@@ -28,6 +28,20 @@ from sluice.workflow import API_VERSION, GROUP, PLURAL, VERSION, WorkflowKey
 log = logging.getLogger(__name__)
 _PAGE = 500
 _SETTLE_S = 0.5
+_PAUSE_S_MAX = 5.0
+# How long kopf may take to end: a watch that hangs must not use up the time to drain.
+_END_S_MAX = 2.0
+
+
+class _Backoffs:
+    """kopf's pauses between tries of one request: short ones without end.
+
+    By default it gives up after nine tries and 54 s, and a change is seen up to 21 s after an
+    outage. A watch is the one request that there is; short pauses cost the API server nothing.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.1, 0.5, 1.0), itertools.repeat(2.0))
 
 
 class Watch:
@@ -43,7 +57,7 @@ class Watch:
     ) -> None:
         self._api, self._fleet, self._reporter = api, fleet, reporter
         self._settings, self._namespaces = settings, namespaces
-        self._listed = asyncio.Event()
+        self._stopped = False
         self.synced = asyncio.Event()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -51,14 +65,19 @@ class Watch:
         await self._check_installed()
         async with asyncio.TaskGroup() as group:
             resync = group.create_task(self._resync())
-            while not stop.is_set():
+            for failures in itertools.count(1):
                 await self._watch(stop)
+                if stop.is_set():
+                    break
+                pause_s = min(_SETTLE_S * 2**failures, _PAUSE_S_MAX)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), pause_s)
             resync.cancel()
 
     async def _watch(self, stop: asyncio.Event) -> None:
         """Watch until ``stop``, or until kopf gives up: what serves goes on meanwhile."""
         loop = asyncio.get_running_loop()
-        stopping: concurrent.futures.Future[None] = concurrent.futures.Future()
+        stopping = threading.Event()
         ended = loop.create_future()
         # A thread and a loop of its own: at its end kopf cancels every task it finds in the loop
         # that was not there when it began, and in the main thread it takes the signals away.
@@ -68,21 +87,23 @@ class Watch:
         asked = asyncio.ensure_future(stop.wait())
         await asyncio.wait([asked, ended], return_when=asyncio.FIRST_COMPLETED)
         asked.cancel()
-        stopping.set_result(None)
-        if failure := await ended:
-            log.error("the watch failed and is begun anew: %s", failure)
-            await asyncio.sleep(_SETTLE_S)
+        if stop.is_set():
+            self._stopped = True
+            stopping.set()
+            await asyncio.wait([ended], timeout=_END_S_MAX)
+        else:
+            log.error("the watch failed and is begun anew: %s", ended.result())
+            self._reporter.doubts.set()
 
     def _watch_in_thread(
         self,
         loop: asyncio.AbstractEventLoop,
-        stopping: "concurrent.futures.Future[None]",
+        stopping: threading.Event,
         ended: "asyncio.Future[str]",
     ) -> None:
-        failure = ""
-        try:
-            asyncio.run(
-                kopf.operator(
+        async def watch() -> None:
+            try:
+                await kopf.operator(
                     registry=self._registry(loop),
                     settings=self._kopf_settings(),
                     stop_flag=stopping,
@@ -90,7 +111,14 @@ class Watch:
                     clusterwide=not self._namespaces,
                     standalone=True,
                 )
-            )
+            finally:
+                # kopf waits for the flag in a thread, and the loop's end waits for that thread:
+                # without this a watch that failed would neither end nor be begun anew.
+                stopping.set()
+
+        failure = "it ended by itself"
+        try:
+            asyncio.run(watch())
         except Exception as e:  # noqa: BLE001 - whatever kopf fails of, what serves goes on
             failure = str(e) or type(e).__name__
         loop.call_soon_threadsafe(ended.set_result, failure)
@@ -120,15 +148,19 @@ class Watch:
         settings.queueing.worker_limit = 100
         settings.queueing.idle_timeout = 0.05
         settings.networking.trust_env = True
+        settings.networking.connect_timeout = 10
+        settings.networking.error_backoffs = _Backoffs()
         return settings
 
     def _seen(self, kind: str | None, body: dict[str, Any]) -> None:
+        if self._stopped:
+            return  # a late word: nothing is started any more
         desire = Desire.of(body, self._settings)
         if kind == "DELETED":
             self._fleet.forget(desire.key, desire.uid)
             return
         if kind is None:
-            self._listed.set()
+            self._reporter.doubts.set()
         told = body.get("status") or {}
         self._reporter.observed(desire.key, told)
         self._fleet.want(desire, told.get("lastHandledRunAt"), restored_runs(told))
@@ -151,18 +183,23 @@ class Watch:
 
         The first time that nothing is there which the fleet has not heard of, all is ``synced``.
         """
+        doubts, failures = self._reporter.doubts, 0
         while True:
             pause_s = self._settings.resync_s if self.synced.is_set() else _SETTLE_S
+            if failures:
+                pause_s = min(_SETTLE_S * 2**failures, _PAUSE_S_MAX)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._listed.wait(), pause_s)
+                await asyncio.wait_for(doubts.wait(), pause_s)
                 await asyncio.sleep(_SETTLE_S)  # one list of ours for all that kopf's brings
-            self._listed.clear()
+            doubts.clear()
             known = self._fleet.keys()  # before the list: what is newer than it is not judged by it
             try:
                 there = await self._names()
             except ApiError as e:
                 log.warning("the list of workflows failed, tried again: %s", e.message)
+                failures += 1
                 continue
+            failures = 0
             for key, uid in known.items():
                 if there.get(key) != uid:
                     self._fleet.forget(key, uid)

@@ -1,0 +1,130 @@
+"""One object from its first sight to its deletion, and what is told of it."""
+
+import asyncio
+from collections import deque
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from sluice.desire import Desire, RunRequest
+from sluice.errors import EngineRefused
+from sluice.event import Event
+from sluice.reasons import Reason
+from sluice.rollout.batches import Rollout
+from sluice.settings import MIB
+from sluice.snapshot import Run, Serving, Snapshot, Verdict
+from sluice.wasm.engine import Engine
+from sluice.workflow import Workflow, WorkflowKey
+
+WAITING = Verdict(False, Reason.WAITING_FOR_TURN, "not admitted yet")
+NOT_ADMITTED = Verdict(False, Reason.WAITING_FOR_TURN, "in the line of those that are to start")
+ADMITTED = Verdict(True, Reason.ADMITTED, "admitted")
+NOT_READ = Verdict(False, Reason.NOT_STARTED, "the ConfigMaps have not been read yet")
+SUSPENDED = Verdict(False, Reason.SUSPENDED, "spec.suspend is true; set it to false to resume")
+
+
+@dataclass(eq=False, slots=True)
+class Alive:
+    """A revision that serves: its engine, its armed triggers, and what it was made from."""
+
+    workflow: Workflow
+    config: str
+    engine: Engine
+    armed: ExitStack
+    note: str = ""  # why it serves from the tier that it does, where that is worth a word
+
+    @property
+    def facts(self) -> Serving:
+        entry, workflow = self.engine.entry, self.workflow
+        return Serving(
+            workflow.digest,
+            workflow.generation,
+            entry.record["abi"],
+            workflow.spec.module.size,
+            str(entry.tier),
+        )
+
+    @property
+    def praise(self) -> Verdict:
+        record = self.engine.entry.record
+        how = f"compiled in {record['seconds']:.1f} s, peak {record['peak_bytes'] / MIB:.0f} MiB"
+        tier = f"{self.engine.entry.tier}, {how}"
+        note = f"; {self.note}" if self.note else ""
+        text = f"serving sha256:{self.workflow.digest[:12]}… ({tier}){note}"
+        return Verdict(True, Reason.SERVING, text)
+
+
+@dataclass(eq=False, slots=True)
+class Life:
+    """Everything that is known of one object."""
+
+    desire: Desire
+    ready: Verdict = WAITING
+    admitted: Verdict = NOT_ADMITTED
+    source: Verdict = NOT_READ
+    alive: Alive | None = None
+    task: asyncio.Task[None] | None = None
+    runs: deque[Run] = field(default_factory=deque)
+    requested: str | None = None  # the token of the run on request that was taken up last
+    handled: str | None = None  # … and of the one that is over
+    state: str = ""
+
+    @property
+    def key(self) -> WorkflowKey:
+        return self.desire.key
+
+    @property
+    def up_to_date(self) -> bool:
+        """Whether what serves is what the object asks for."""
+        alive = self.alive
+        return bool(self.ready.ok and alive and alive.workflow.generation == self.desire.generation)
+
+    def snapshot(self, rollout: Rollout) -> Snapshot:
+        workflow = self.desire.workflow
+        ready, admitted = self.ready, self.admitted
+        waits = None if ready.ok else rollout.explain(self.key)
+        if waits:
+            admitted, ready = waits, Verdict(False, waits.reason, "not admitted yet")
+        return Snapshot(
+            key=self.key,
+            uid=self.desire.uid,
+            generation=self.desire.generation,
+            digest=workflow.digest if workflow else None,
+            ready=ready,
+            admitted=admitted,
+            source=self.source,
+            serving=self.alive.facts if self.alive else None,
+            runs=tuple(self.runs),
+            handled_run_at=self.handled,
+            parked=waits is not None and rollout.parked(self.key),
+        )
+
+
+def reading(workflow: Workflow) -> Verdict:
+    """Return what is told of one that has its permit."""
+    return Verdict(False, Reason.STARTING, f"reading and compiling sha256:{workflow.digest[:12]}…")
+
+
+def requested_event(life: Life, request: RunRequest) -> Event:
+    """Return the event of a run on request; raises EngineRefused where it cannot be."""
+    workflow = life.alive.workflow if life.alive else life.desire.workflow
+    if request.problem:
+        raise EngineRefused(Reason.RUN_REFUSED, request.problem)
+    if life.alive is None or workflow is None:
+        raise EngineRefused(Reason.RUN_REFUSED, "the workflow is suspended")
+    trigger = next((t for t in workflow.spec.triggers if t.manual), None)
+    if trigger is None or trigger.manual is None:
+        raise EngineRefused(
+            Reason.RUN_REFUSED, "spec.triggers has no manual trigger; add one to run on request"
+        )
+    # The token is the id: where a run is repeated after a death, the guest can tell.
+    return Event(
+        kind="manual",
+        trigger=trigger.name,
+        data=trigger.manual.data if request.data is None else request.data,
+        id=request.token,
+    )
+
+
+def names(key: WorkflowKey) -> dict[str, str]:
+    """Return the fields by which a line of the log is found."""
+    return {"namespace": key.namespace, "workflow": key.name}
