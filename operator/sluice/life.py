@@ -83,7 +83,7 @@ class Life:
         ready, admitted = self.ready, self.admitted
         waits = None if ready.ok else rollout.explain(self.key)
         if waits:
-            admitted, ready = waits, Verdict(False, waits.reason, "not admitted yet")
+            admitted, ready = waits, waits
         return Snapshot(
             key=self.key,
             uid=self.desire.uid,
