@@ -8,7 +8,6 @@ import base64
 import hashlib
 import random
 import selectors
-import threading
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
@@ -19,9 +18,6 @@ import wasmtime
 from sluice.binary import Part
 from sluice.errors import ContentInvalid, SourceUnavailable
 from sluice.reasons import Reason
-from sluice.settings import Settings
-from sluice.wasm.compilation import Source
-from sluice.wasm.runtime import Compiling, Module, Runtime
 from sluice.workflow import PartRef, Workflow, WorkflowKey, WorkflowSpec
 
 _T = TypeVar("_T")
@@ -127,36 +123,6 @@ class LargeModule:
             (length >> shift) & 0x7F | (0x80 if shift < 28 else 0) for shift in range(0, 35, 7)
         )
         return self._head + b"\0" + head + b"\4note" + noise[5:]
-
-
-class GatedRuntime(Runtime):
-    """A real runtime whose compiles can be held at their start, and are counted."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.jobs: list[_GatedCompiling] = []
-        self.running = self.running_max = 0
-
-    def compilation(self, source: Source) -> Compiling:
-        self.jobs.append(_GatedCompiling(self, source))
-        return self.jobs[-1]
-
-
-class _GatedCompiling(Compiling):
-    def __init__(self, runtime: GatedRuntime, source: Source) -> None:
-        super().__init__(runtime, source)
-        self._gated = runtime
-
-    def run(self) -> Module:
-        self._gated.running += 1
-        self._gated.running_max = max(self._gated.running, self._gated.running_max)
-        try:
-            assert self._gated.gate.wait(20)
-            return super().run()
-        finally:
-            self._gated.running -= 1
 
 
 class Text(str):

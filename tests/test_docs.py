@@ -33,9 +33,7 @@ def test_every_metric_is_in_the_table() -> None:
     for family in Metrics().registry.collect():
         labels = sorted({n for s in family.samples for n in s.labels if n != "le"})
         name = family.name + ("_total" if family.type == "counter" else "")
-        rows.append(
-            f"| `{name}` | {family.type} | {', '.join(labels)} | {family.documentation} |"
-        )
+        rows.append(f"| `{name}` | {family.type} | {', '.join(labels)} | {family.documentation} |")
     _matches("metrics.md", rows)
 
 

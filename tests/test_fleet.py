@@ -22,6 +22,7 @@ from sluice.fleet import Fleet, Subscribe, subscribe_nothing
 from sluice.metrics import Metrics
 from sluice.outcome import OutcomeKind
 from sluice.reasons import Reason
+from sluice.rollout.memory import find_source
 from sluice.settings import Settings
 from sluice.snapshot import Snapshot, Verdict
 from sluice.wasm.engine import Engine
@@ -352,3 +353,84 @@ async def test_closing_lets_runs_end(open_stage: OpenStage) -> None:
     await until(lambda: stage.fleet._executions._running)
     assert await stage.fleet.close()
     assert run.result().outcome.result == b"rested"
+
+
+async def test_serves_soon_then_fast(open_stage: OpenStage) -> None:
+    """Many cold starts serve from the baseline tier, and each is optimised behind with no gap."""
+    stage = await open_stage(tiers_waiting_min=1)
+    keys = [stage.want(f"w{i}", "answer", str(i), number=i) for i in range(4)]
+
+    def tiers(key: WorkflowKey) -> list[str]:
+        found = [s.serving.tier for s in stage.told.snapshots if s.key == key and s.serving]
+        return list(dict.fromkeys(found))
+
+    await until(lambda: all(tiers(key)[-1:] == ["optimizing"] for key in keys))
+    assert ["baseline", "optimizing"] in [tiers(key) for key in keys]
+    assert [await stage.result(key) for key in keys] == ["0", "1", "2", "3"]
+    for key in keys:
+        ready = [s.ready.ok for s in stage.told.snapshots if s.key == key]
+        assert ready == sorted(ready)  # once Ready, Ready throughout
+
+
+@pytest.mark.parametrize("tier", ["optimizing", "baseline"])
+async def test_a_spec_may_name_its_tier(open_stage: OpenStage, tier: str) -> None:
+    """What the spec names is what serves, and it is all that is compiled."""
+    stage = await open_stage(tiers_waiting_min=1)
+    key = stage.want("hello", "answer", "42", tiers=tier)
+    await stage.until_reason(key, Reason.SERVING)
+    assert await stage.result(key) == "42"
+    snapshot = stage.fleet.snapshot(key)
+    assert snapshot is not None
+    assert snapshot.serving is not None
+    assert snapshot.serving.tier == tier
+    assert len(list(stage.settings.cache_dir.glob("*.cwasm"))) == 1
+
+
+async def test_an_idle_module_comes_back(open_stage: OpenStage) -> None:
+    """A module that was let go of is back at the next trigger, and nobody notices."""
+    stage = await open_stage(idle_unmap_s=0.02)
+    key = stage.want("hello", "answer", "42")
+    await stage.until_reason(key, Reason.SERVING)
+    alive = stage.fleet._lives[key].alive
+    assert alive is not None
+    await until(lambda: not alive.engine.mapped)
+    assert [await stage.result(key) for _ in range(2)] == ["42", "42"]
+
+
+async def test_a_module_that_cannot_come_back_is_said(open_stage: OpenStage) -> None:
+    """With its cache entry and its ConfigMap gone, what was triggered ends with the reason."""
+    stage = await open_stage(idle_unmap_s=0.02)
+    key = stage.want("hello", "answer", "42")
+    await stage.until_reason(key, Reason.SERVING)
+    alive = stage.fleet._lives[key].alive
+    assert alive is not None
+    await until(lambda: not alive.engine.mapped)
+    for entry in stage.settings.cache_dir.glob("*.cwasm"):
+        entry.unlink()
+    stage.source.delete("team", "hello-None")
+    run = stage.fleet.run_manually(key)
+    assert run is not None
+    outcome = (await run).outcome
+    assert outcome.kind is OutcomeKind.REFUSED
+    assert "hello-None is not there" in outcome.message
+
+
+async def test_too_little_memory_is_said(open_stage: OpenStage) -> None:
+    """What cannot fit waits, with the figures; it is not failed, and what fits is not held up."""
+    mib = 1 << 20
+    used = find_source(1 << 50).read().used
+    stage = await open_stage(memory_limit_bytes=int((used + 90 * mib) / 0.8))
+    small = stage.want("small", "answer", "1")
+    stage.wasm = guest("report")
+    large = stage.want("large")
+    stage.wasm = guest("acts")
+    after = stage.want("after", "answer", "2", number=1)
+    await stage.until_reason(small, Reason.SERVING)
+    await stage.until_reason(after, Reason.SERVING)
+    await until(lambda: stage.fleet.snapshot(large).parked)  # type: ignore[union-attr]
+    snapshot = stage.fleet.snapshot(large)
+    assert snapshot is not None
+    assert snapshot.admitted.reason is Reason.WAITING_FOR_MEMORY
+    assert f"of {stage.settings.memory_limit_bytes / mib:.0f} MiB" in snapshot.admitted.message
+    await until(lambda: stage.told.holds)
+    assert stage.told.holds[0].reason is Reason.ROLLOUT_HELD

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sluice.adapters import http
-from sluice.errors import WorkflowInvalid
+from sluice.errors import SourceUnavailable, WorkflowInvalid
 from sluice.fleet import Fleet, Subscribe, subscribe_nothing
 from sluice.metrics import Metrics
 from sluice.outcome import OutcomeKind
@@ -98,7 +98,11 @@ async def operate(options: Operator, settings: Settings) -> None:
         alive = await open_.enter_async_context(fleet(ConfigMaps(api), reporter, settings, metrics))
         watch = Watch(api, alive, reporter, settings, options.namespaces)
         probes = http.serving(
-            options.http_address, options.http_port, metrics.registry, watch.synced.is_set
+            options.http_address,
+            options.http_port,
+            metrics.registry,
+            watch.synced.is_set,
+            alive.overview,
         )
         port = await open_.enter_async_context(probes)
         log.info("probes and metrics are answered on port %d", port)
@@ -237,6 +241,27 @@ async def trigger(
         )
     ok = run["outcome"] == OutcomeKind.COMPLETED
     return Ended(ok, run.get("result", "") if ok else f"{run['outcome']}: {run.get('message', '')}")
+
+
+async def status(url: str) -> dict[str, Any]:
+    """Return the overview that an operator gives; raises SourceUnavailable where none answers."""
+    import aiohttp
+
+    try:
+        timeout = aiohttp.ClientTimeout(total=10)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.get(f"{url.rstrip('/')}/status") as answer,
+        ):
+            answer.raise_for_status()
+            told: dict[str, Any] = await answer.json()
+            return told
+    except (aiohttp.ClientError, TimeoutError, ValueError) as e:
+        raise SourceUnavailable(
+            Reason.SOURCE_UNAVAILABLE,
+            f"no operator answers at {url}: {e or 'no answer in 10 s'}; run this in its pod "
+            "(kubectl exec), or beside a kubectl port-forward to it",
+        ) from None
 
 
 def on_signal(act: Callable[[], None]) -> None:

@@ -274,6 +274,21 @@ def _size(count: int) -> str:
     return f"{count / 1024:.0f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.2f} MiB"
 
 
+@cli.command(short_help="Show memory, the rollout and what failed, of a running operator.")
+@click.option("--url", default="http://127.0.0.1:8080", show_default=True, envvar="SLUICE_URL",
+              show_envvar=True, help="Where the operator's HTTP port is.")  # fmt: skip
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def status(url: str, output: str) -> None:
+    """Show memory, the rollout, and what failed, of a running operator.
+
+    It answers inside its pod alone: kubectl exec, or a kubectl port-forward to it.
+    """
+    from sluice import app, overview
+
+    told = asyncio.run(app.status(url))
+    click.echo(json.dumps(told, indent=2) if output == "json" else overview.as_text(told))
+
+
 @cli.command()
 @click.option(
     "-n",

@@ -33,9 +33,11 @@ from sluice.life import (
     requested_event,
 )
 from sluice.metrics import Metrics
+from sluice.overview import overview
 from sluice.provision import Choice, Provision
 from sluice.reasons import ABOUT_THE_MODULE, Reason
 from sluice.rollout.batches import Rollout
+from sluice.rollout.gate import Bounds
 from sluice.rollout.holds import HoldEvent
 from sluice.settings import Settings
 from sluice.snapshot import Reporter, Run, Snapshot, Verdict
@@ -138,6 +140,13 @@ class Fleet:
 
     def snapshots(self) -> list[Snapshot]:
         return [life.snapshot(self._rollout) for _, life in sorted(self._lives.items())]
+
+    def overview(self) -> dict[str, Any]:
+        """Return the whole fleet on one screen."""
+        rollout = self._rollout
+        return overview(
+            self.snapshots(), rollout.statistics(), rollout.reading(), Bounds.of(self._settings)
+        )
 
     def held(self, event: HoldEvent) -> None:
         """Tell of a hold of the rollout that has begun or ended, and make room where it began."""

@@ -37,7 +37,7 @@ class Settings:
     starts_max: int = _setting(12, "workflows", "starts under way at once")
     compiles_max: int = _setting(1, "processes", "compile children at once")
     compile_memory_bytes_max: int = _setting(
-        512 * MIB, "bytes", "address space of one compile child"
+        512 * MIB, "bytes", "memory of one compile child, beyond the libraries"
     )
     compile_bytes_min: int = _setting(
         64 * MIB, "bytes", "free memory that a compile of unknown cost is tried with"

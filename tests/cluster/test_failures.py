@@ -1,7 +1,6 @@
 """Each bad input has a reason and a message that says what to do, and a mended one heals."""
 
 import hashlib
-import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -110,6 +110,11 @@ class Operator:
         """Whether it answers the liveness probe."""
         return self._get("/healthz") is not None
 
+    def compiles(self) -> float:
+        """Return how many compiles have succeeded, in both tiers."""
+        done = "sluice_compiles_total{result=compiled,"
+        return sum(value for name, value in self.metrics().items() if name.startswith(done))
+
     def _ready(self) -> bool:
         return self._get("/readyz") is not None
 

@@ -1,7 +1,7 @@
 """What the rules of the rollout allow, said a second time and as simply as it can be."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from sluice.reasons import Reason
 from sluice.rollout.gate import Bounds, Decision, Flight, GateState, Hold, Start, Waiting
@@ -9,7 +9,7 @@ from sluice.rollout.gate import decide as real_decide
 from sluice.rollout.memory import MemoryReading
 
 
-class Broken(AssertionError):
+class Broken(AssertionError):  # noqa: N818 - it is no error of the simulation's
     """A rule was broken."""
 
 
@@ -19,9 +19,14 @@ def must(true: object, rule: str) -> None:
 
 
 class Oracle:
-    """Takes the place of ``decide``, hands on to it and judges each of its decisions."""
+    """Takes the place of ``decide``, hands on to it and judges each of its decisions.
 
-    def __init__(self) -> None:
+    The rollout survives what its pump meets; so ``stop`` is called when a rule is broken.
+    """
+
+    def __init__(self, stop: Callable[[], object] = lambda: None) -> None:
+        self._stop = stop
+        self.broken: Broken | None = None
         self.shut = False
         self.decisions = self.starts = 0
         self._last: MemoryReading | None = None
@@ -39,20 +44,41 @@ class Oracle:
         waits: int | None = None,
         gave_back: int | None = 0,
     ) -> Decision:
-        must(reading is not self._last, "two decisions on one reading")
-        self._last = reading
         decision = real_decide(
             reading, waiting, in_flight, state, bounds, now, waits=waits, gave_back=gave_back
         )
         self.decisions += 1
+        try:
+            trimmed = gave_back is not None
+            self._judge(decision, reading, waiting, in_flight, state, bounds, now, trimmed)
+        except Broken as e:
+            self.broken = e
+            self._stop()
+        return decision
+
+    def _judge(
+        self,
+        decision: Decision,
+        reading: MemoryReading,
+        waiting: Sequence[Waiting],
+        in_flight: Sequence[Flight],
+        state: GateState,
+        bounds: Bounds,
+        now: float,
+        trimmed: bool,
+    ) -> None:
+        must(reading is not self._last, "two decisions on one reading")
+        self._last = reading
         if now - reading.at > bounds.reading_age_s_max:
             must(isinstance(decision, Hold), "a start on a stale reading")
-            return decision
-        self._look(reading, bounds, trimmed=gave_back is not None)
+            return
+        self._look(reading, bounds, trimmed=trimmed)
         must(decision.state.shut == self.shut, "the gate is not where the watermarks say")
         started = decision.indexes if isinstance(decision, Start) else ()
         must(list(started) == sorted(set(started)), "one was started twice, or out of order")
-        _Judge(reading, waiting, in_flight, bounds, self.shut, state).go_through(started)
+        _Judge(reading, waiting, in_flight, bounds, self.shut, state).go_through(
+            started, decision.parked
+        )
         if isinstance(decision, Start):
             self.starts += len(started)
             self._count_passes(waiting, decision, bounds)
@@ -60,7 +86,6 @@ class Oracle:
             memory = decision.reason is Reason.WAITING_FOR_MEMORY
             must(memory or decision.until is None, "time is waited for that brings nothing")
             must(not memory or decision.until, "memory is not looked at again")
-        return decision
 
     def _look(self, reading: MemoryReading, bounds: Bounds, *, trimmed: bool) -> None:
         if reading.used > bounds.high(reading.limit) and trimmed:
@@ -72,6 +97,8 @@ class Oracle:
         going = [i for i in start.indexes if waiting[i].cost.compile_bytes]
         counted = Counter(start.passed)
         for index, one in enumerate(waiting):
+            if index in start.parked or one.parked:
+                del self._passed[one]  # it was tried alone: a new count
             if one.cost.compile_bytes and index not in start.indexes + start.parked:
                 passes = sum(1 for i in going if i > index)
                 must(counted[index] == passes, "passes are not counted")
@@ -102,14 +129,14 @@ class _Judge:
         self.beside = state.beside_bytes if self.child_runs else 0
         self.batch = state.batch
 
-    def go_through(self, started: Sequence[int]) -> None:
+    def go_through(self, started: Sequence[int], parked: Sequence[int]) -> None:
         overtaken = False
         for index, one in enumerate(self.waiting):
             compiles = one.cost.compile_bytes > 0
             if index in started:
                 must(len(self.keeps) < self.bounds.starts_max, "more starts than permits")
                 must(self.may_start(one), f"{one.cost} was started, and may not be")
-                must(not (one.lowest and overtaken), "the lowest went before others")
+                must(not (one.lowest and compiles and overtaken), "the lowest went before others")
                 self.keeps.append(one.cost.keep_bytes)
                 self.beside += one.cost.keep_bytes
                 if compiles:
@@ -119,11 +146,11 @@ class _Judge:
                 must(compiles or not fits, "a cached one waits though it fits")
                 # One with something to compile may also wait for one before it.
                 must(overtaken or self.turned_away(one) or not fits, "one waits though it fits")
-                overtaken = overtaken or (compiles and not one.parked)
+                overtaken = overtaken or (compiles and not one.parked and index not in parked)
 
     def turned_away(self, one: Waiting) -> bool:
         compiles = one.cost.compile_bytes > 0
-        parked_before = any(other.parked for other in self.waiting)
+        parked_before = any(other.parked for other in self.waiting)  # it may be waited for
         return compiles and (len(self.peaks) >= self.batch or parked_before)
 
     def may_start(self, one: Waiting) -> bool:

@@ -1,5 +1,6 @@
-"""Whole rollouts in virtual time, each made of one seed; ``--seeds N`` runs N, ``--seed N`` that one."""
+"""Whole rollouts in virtual time, each of one seed: ``--seeds N`` runs N, ``--seed N`` that one."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,18 @@ def test_whatever_happens_no_start_is_forbidden_and_all_that_fits_becomes_ready(
     seed: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """No start passes the rules, no pod its limit, nobody waits for ever, every hold ends."""
-    oracle = Oracle()
-    monkeypatch.setattr(batches, "decide", oracle.decide)
 
     async def live() -> None:
+        main = asyncio.current_task()
+        assert main
+        # Soon and not at once: the decision is still to be acted on.
+        oracle = Oracle(lambda: asyncio.get_running_loop().call_soon(main.cancel))
+        monkeypatch.setattr(batches, "decide", oracle.decide)
         world = World(plan(seed), Rollout, tmp_path / "costs")
-        await world.live()
+        try:
+            await world.live()
+        except asyncio.CancelledError:
+            raise oracle.broken or RuntimeError from None
         check(world)
 
     print(f"replay it with: pytest tests/simulation --seed {seed}")

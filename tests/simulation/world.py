@@ -4,22 +4,25 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from simulation.oracle import must
-from sluice.rollout.batches import Rollout
+from sluice.rollout.batches import Permit, Rollout
 from sluice.rollout.costs import Cost, Costs
 from sluice.rollout.gate import Bounds
-from sluice.rollout.holds import HoldEvent
 from sluice.rollout.memory import MemoryReading
 from sluice.settings import MIB
 from sluice.workflow import WorkflowKey
 
+if TYPE_CHECKING:
+    from sluice.rollout.holds import HoldEvent
+
 _T = TypeVar("_T")
 KEEP_BYTES_MAX = MIB
+_CHILD_BYTES_MIN = 40 * MIB
 _TIER = "optimizing"
 
 
@@ -42,15 +45,16 @@ class Plan:
     waits_s: float  # of a subscription, at most
 
 
-def plan(seed: int, workflows: int | None = None) -> Plan:
+def plan(seed: int) -> Plan:
     """Return what ``seed`` stands for."""
     r = random.Random(seed)
-    count = workflows or r.choice([1, 5, 12, 13, 30, 60, 60, 60, 100, 100, 300])
+    count = r.choice([1, 5, 12, 13, 30, 60, 60, 60, 100, 100])
+    count = {99: 1000, 999: 10_000}.get(seed % 1000, 300 if seed % 50 == 49 else count)
     bounds = Bounds(
         starts_max=r.choice([1, 2, 5, 12, 12, 12]),
         compiles_max=r.choice([1, 1, 1, 2, 3]),
         compile_bytes_max=r.choice([128, 256, 512]) * MIB,
-        compile_bytes_min=r.choice([16, 32, 64]) * MIB,
+        compile_bytes_min=r.choice([40, 64]) * MIB,
         reserve_bytes=r.choice([16, 32]) * MIB,
         low_fraction=r.choice([0.5, 0.7, 0.8]),
     )
@@ -60,7 +64,7 @@ def plan(seed: int, workflows: int | None = None) -> Plan:
     largest = min(room * 3 // 4, bounds.compile_bytes_max * 3 // 4)
     modules = max(1, int(count * r.choice([0.1, 0.5, 1.0])))
     giants = r.choice([0, 0, 1, 3, modules // 4])
-    peaks = {f"m{i}": r.randint(8 * MIB, largest) for i in range(modules)}
+    peaks = {f"m{i}": r.randint(20 * MIB, largest) for i in range(modules)}
     peaks |= {f"m{i}": r.randint(2, 9) * (limit + 512 * MIB) for i in range(min(giants, modules))}
     return Plan(
         seed=seed, workflows=count, limit=limit, base=base, bounds=bounds, peaks=peaks,
@@ -79,8 +83,8 @@ class Pod:
         self.kept = self.garbage = self.others = 0
         self.children: dict[object, int] = {}
         self._past: deque[tuple[float, int]] = deque([(0.0, plan.base)])
-        # What others held at the least since the oldest start under way was admitted.
-        self.calm: dict[object, int] = {}
+        self.admitted: dict[object, float] = {}  # the starts under way, since when
+        self._others = [(0.0, 0)]
 
     @property
     def used(self) -> int:
@@ -89,16 +93,19 @@ class Pod:
 
     def changed(self) -> None:
         """Hold the pod to its limit; what others took since a start was let in is not ours."""
-        for start, least in self.calm.items():
-            self.calm[start] = min(least, self.others)
-        taken_meanwhile = self.others - min(self.calm.values(), default=self.others)
-        if self.kept or self.garbage or self.children:
-            must(
-                self.used - taken_meanwhile <= self._plan.limit
-                or not self.calm,
-                f"the pod is over its limit: {self}",
-            )
+        if self._others[-1][1] != self.others:
+            self._others.append((_now(), self.others))
+        if self.admitted:
+            ours = self.used - (self.others - self._calm())
+            must(ours <= self._plan.limit, f"the pod is over its limit: {self}")
         self._past.append((_now(), self.used))
+
+    def _calm(self) -> int:
+        """Return the least that others held since the oldest start under way was decided on."""
+        since = min(self.admitted.values()) - self._plan.lag_s - 0.1
+        later = [held for at, held in self._others if at >= since]
+        before = [held for at, held in self._others if at < since][-1:]
+        return min(later + before)
 
     def trim(self) -> None:
         self.garbage = 0
@@ -130,7 +137,11 @@ class World:
         self.pod = Pod(plan)
         self.events: list[HoldEvent] = []
         self.rollout = rollout(
-            plan.bounds, self.pod, self.pod.trim, told=self.events.append, run_blocking=self._blocking
+            plan.bounds,
+            self.pod,
+            self.pod.trim,
+            told=self.events.append,
+            run_blocking=self._blocking,
         )
         self._costs = Costs(costs, plan.bounds.compile_bytes_max)
         self._slot = asyncio.Semaphore(plan.bounds.compiles_max)
@@ -198,39 +209,44 @@ class World:
             WorkflowKey("team", str(i)), r.choice([0, 0, 0, 5]), lambda: self._cost(digest),
             served_before=r.random() < 0.2, lowest=r.random() < 0.05,
         )  # fmt: skip
-        async with admit as permit, self._flight(permit):
-            await asyncio.sleep(r.random() * 0.2)
-            self._maybe_fail()
-            async with self._slot:
-                if digest not in self._cached:
-                    cap = await self.rollout.compile_cap(permit)
-                    await self._compile(digest, cap, permit.cost)
-            permit.compiled()
-            self.pod.kept += (keep := r.randint(KEEP_BYTES_MAX // 20, KEEP_BYTES_MAX))
-            self.pod.garbage += MIB // 16
-            self.pod.changed()
-            try:
-                await asyncio.sleep(r.random() * self.plan.waits_s)
-                self._maybe_fail()
-            except BaseException:
-                self.pod.kept -= keep
-                raise
-            self._costs.kept(digest, keep)
+        async with admit as permit:
+            with self._flight(permit):
+                await self._path(digest, permit)
 
-    @contextlib.asynccontextmanager
-    async def _flight(self, start: object):  # type: ignore[no-untyped-def]
+    async def _path(self, digest: str, permit: Permit) -> None:
+        r = self._random
+        await asyncio.sleep(r.random() * 0.2)
+        self._maybe_fail()
+        async with self._slot:
+            if digest not in self._cached:
+                cap = await self.rollout.compile_cap(permit)
+                await self._compile(digest, cap)
+        permit.compiled()
+        self.pod.kept += (keep := r.randint(KEEP_BYTES_MAX // 20, KEEP_BYTES_MAX))
+        self.pod.garbage += MIB // 16
+        self.pod.changed()
+        try:
+            await asyncio.sleep(r.random() * self.plan.waits_s)
+            self._maybe_fail()
+        except BaseException:
+            self.pod.kept -= keep
+            raise
+        self._costs.kept(digest, keep)
+
+    @contextlib.contextmanager
+    def _flight(self, start: object) -> Iterator[None]:
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
-        self.pod.calm[start] = self.pod.others
+        self.pod.admitted[start] = _now()
         try:
             yield
         finally:
             self.in_flight -= 1
-            del self.pod.calm[start]
+            del self.pod.admitted[start]
 
-    async def _compile(self, digest: str, cap: int, cost: Cost) -> None:
-        least = min(cost.compile_bytes, self.plan.bounds.compile_bytes_min)
-        if cap < least:
+    async def _compile(self, digest: str, cap: int) -> None:
+        if cap < _CHILD_BYTES_MIN:
+            self._costs.failed(digest, self._size(digest), _TIER, cap)
             raise _Failed
         peak, child = self.peaks[digest], object()
         wall_s = 0.2 + self._random.random() * 3

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -13,9 +14,16 @@ from sluice.reasons import Reason
 
 @asynccontextmanager
 async def serving(
-    address: str, port: int, registry: CollectorRegistry, ready: Callable[[], bool]
+    address: str,
+    port: int,
+    registry: CollectorRegistry,
+    ready: Callable[[], bool],
+    overview: Callable[[], dict[str, Any]],
 ) -> AsyncIterator[int]:
-    """Answer /healthz, /readyz and /metrics inside the block; yield the port in use.
+    """Answer /healthz, /readyz, /metrics and /status inside the block; yield the port in use.
+
+    /status names workflows of every namespace, so it is answered on this machine alone: inside
+    the pod, and through a port-forward, which ends there.
 
     Raises:
         EngineRefused: the port cannot be had.
@@ -34,12 +42,18 @@ async def serving(
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(body=encode(registry), headers={"Content-Type": content_type})
 
+    async def status(request: web.Request) -> web.Response:
+        if request.remote not in {"127.0.0.1", "::1"}:
+            return web.Response(status=403, text="only from inside the pod, or a port-forward\n")
+        return web.json_response(overview())
+
     app = web.Application()
     app.add_routes(
         [
             web.get("/healthz", healthz),
             web.get("/readyz", readyz),
             web.get("/metrics", metrics),
+            web.get("/status", status),
         ]
     )
     runner = web.AppRunner(app, access_log=None)

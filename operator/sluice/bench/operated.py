@@ -3,17 +3,17 @@
 import asyncio
 import logging
 from pathlib import Path
-from typing import Any
 
 from sluice import app
 from sluice.bench.child import Order, Stage, Tell
 from sluice.metrics import Metrics
 from sluice.settings import Settings
 from sluice.snapshot import Snapshot, Verdict
+from sluice.wasm.config import Tier
 from sluice.wasm.engine import Engine
 from sluice.workflow import WorkflowKey
 
-_LOOK_S = 0.05
+_LOOK_S = 0.1
 # Nothing is evicted between the cold run and the warm one, however large the modules are.
 _CACHE_BYTES_MAX = 1 << 40
 
@@ -25,20 +25,18 @@ def run(stage: Stage) -> None:
 
 async def _run(stage: Stage) -> None:
     order, metrics = stage.order, Metrics()
-    watch = _Watch(stage.tell, len(stage.inputs.all))
     settings = _settings(order)
+    watch = _Watch(stage.tell, len(stage.inputs.all))
 
     async def subscribe(engine: Engine) -> None:
-        watch.compiled(engine)
+        watch.subscribed(engine)
         await asyncio.sleep(order.subscribe_wait_s)
 
     async with app.fleet(stage.inputs, watch, settings, metrics, subscribe) as fleet:
-        looking = asyncio.create_task(_look(metrics, stage.tell))
         for desire in stage.inputs.desires(settings):
             fleet.want(desire)
-        await watch.over.wait()
-        looking.cancel()
-        stage.tell("done", failed=watch.failures)
+        await _until_over(metrics, watch, stage.tell)
+        stage.tell("done", **watch.result())
         await asyncio.to_thread(stage.hold)
 
 
@@ -52,48 +50,70 @@ def _settings(order: Order) -> Settings:
 
 
 class _Watch:
-    """The fleet's reporter: counts who is ready, and tells."""
+    """The fleet's reporter: keeps who is ready, optimised or failed, and tells."""
 
     def __init__(self, tell: Tell, expected: int) -> None:
         self._tell, self._expected = tell, expected
-        self._settled: dict[WorkflowKey, bool] = {}
-        self.over = asyncio.Event()
+        self._ready: set[WorkflowKey] = set()
+        self._optimised: set[WorkflowKey] = set()
+        self._failed: set[WorkflowKey] = set()
+        self._engines: list[Engine] = []
+        self._peaks: list[int] = []
 
     @property
-    def failures(self) -> int:
-        return sum(not ready for ready in self._settled.values())
+    def settled(self) -> bool:
+        return len(self._ready) + len(self._failed) == self._expected
 
-    def compiled(self, engine: Engine) -> None:
-        record = engine.module.entry.record
-        self._tell("compiled", seconds=record["seconds"], peak=record["peak_bytes"])
+    def subscribed(self, engine: Engine) -> None:
+        self._engines.append(engine)
+        self._peaks.append(_peak(engine))
+
+    def result(self) -> dict[str, int]:
+        # The engines are asked again: they may have been compiled anew since they subscribed.
+        peaks = [*self._peaks, *map(_peak, self._engines)]
+        return {"failed": len(self._failed), "largest_compile_bytes": max(peaks, default=0)}
 
     def changed(self, snapshot: Snapshot) -> None:
-        if not snapshot.settled or self._settled.get(snapshot.key) == snapshot.ready.ok:
-            return
-        self._settled[snapshot.key] = snapshot.ready.ok
-        if snapshot.ready.ok:
-            self._tell("ready", count=sum(self._settled.values()))
-        else:
-            self._tell("failed", name=snapshot.key.name, message=snapshot.ready.message)
-        if len(self._settled) == self._expected:
-            self.over.set()
-
-    def rollout(self, _: Verdict) -> None:
-        """The statistics tell of holds already."""
+        key, ready = snapshot.key, snapshot.ready.ok
+        optimised = ready and snapshot.serving and snapshot.serving.tier == Tier.OPTIMIZING
+        if _keep(self._ready, key, ready):
+            self._tell("ready", count=len(self._ready))
+        if _keep(self._optimised, key, bool(optimised)):
+            self._tell("optimised", count=len(self._optimised))
+        if _keep(self._failed, key, snapshot.settled and not ready):
+            self._tell("failed", name=key.name, message=snapshot.ready.message)
 
     def gone(self, key: WorkflowKey) -> None:
         """Do nothing: nobody goes."""
 
     def event(self, snapshot: Snapshot, note: Verdict) -> None:
-        """Do nothing: the log has told of it already."""
+        """Do nothing: nothing runs."""
+
+    def rollout(self, note: Verdict) -> None:
+        self._tell("resumed" if note.ok else "hold", message=note.message)
 
 
-async def _look(metrics: Metrics, tell: Tell) -> None:
-    """Tell of each batch and each hold, as the operator's metrics show them to everybody."""
+def _peak(engine: Engine) -> int:
+    return int(engine.entry.record["peak_bytes"])
+
+
+def _keep(members: set[WorkflowKey], key: WorkflowKey, belongs: bool) -> bool:
+    """Put ``key`` where it belongs; return whether it is new there."""
+    new = belongs and key not in members
+    (members.add if belongs else members.discard)(key)
+    return new
+
+
+async def _until_over(metrics: Metrics, watch: _Watch, tell: Tell) -> None:
+    """Tell of batches until all have settled and nobody waits to be optimised either."""
     batches = 0.0
     while True:
+        samples = [sample for metric in metrics.rollout.collect() for sample in metric.samples]
+        now = {sample.name: sample.value for sample in samples}
+        if now["sluice_batches_total"] != batches:
+            batches = now["sluice_batches_total"]
+            tell("batch", batch=int(batches))
+        under_way = now["sluice_starts_waiting"] + now["sluice_starts_in_flight"]
+        if watch.settled and not under_way:
+            return
         await asyncio.sleep(_LOOK_S)
-        now: Any = metrics.registry.get_sample_value("sluice_batches_total") or 0.0
-        if now != batches:
-            batches = now
-            tell("batch", batch=int(now))

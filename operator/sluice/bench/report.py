@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sluice.bench.reboot import Course
+from sluice.rollout.gate import Bounds
 from sluice.settings import MIB, Settings
 
 _LIMIT_STEP_BYTES = 32 * MIB
@@ -23,13 +24,12 @@ class Facts:
     settings: Settings
 
     @property
-    def low_bytes(self) -> float:
-        return self.memory_limit_bytes * self.settings.memory_low_fraction
+    def low_bytes(self) -> int:
+        return Bounds.of(self.settings).low(self.memory_limit_bytes)
 
     @property
-    def high_bytes(self) -> float:
-        limit, settings = self.memory_limit_bytes, self.settings
-        return min(limit * settings.memory_high_fraction, limit - settings.memory_reserve_bytes)
+    def high_bytes(self) -> int:
+        return Bounds.of(self.settings).high(self.memory_limit_bytes)
 
     def limit_for(self, peak: int) -> int:
         """Return the least limit, in whole steps, whose high watermark is above a peak."""
@@ -78,9 +78,10 @@ class Report:
             pairs += [
                 ("peak", course.peak.total, f"the peak of {other.label}", other.peak.total),
                 ("all ready in", wall, f"the wall of {other.label}", other.seconds("ready")),
-                ("all optimised in", optimised, f"the wall of {other.label}",
-                 other.seconds("ready")),
-            ]  # fmt: skip
+            ]
+            if optimised != wall:  # else it says the same
+                whose = f"the wall of {other.label}"
+                pairs.append(("all optimised in", optimised, whose, other.seconds("ready")))
         if course.label.endswith("warm"):
             pairs.append(("all ready in", wall, "its subscription waits", self.facts.waits_s))
         elif alone := self._named.get("compiles-alone"):
@@ -99,9 +100,8 @@ class Report:
             return ""
         limit = self.facts.limit_for(peak)
         text = f"for these workflows a limit of {limit // MIB} MiB is enough"
-        if compiles := [int(e["peak"]) for c in cold for e in c.of("compiled")]:
-            text += f"; the largest compile needs {math.ceil(max(compiles) / MIB)} MiB"
-        return text
+        largest = max(int(e["largest_compile_bytes"]) for c in cold for e in c.of("done"))
+        return f"{text}; the largest compile needs {math.ceil(largest / MIB)} MiB"
 
     def failures(self) -> list[str]:
         """Return what was wrong, a line each."""
@@ -163,6 +163,7 @@ def _as_json(course: Course) -> dict[str, Any]:
         "wallSeconds": _rounded(course.seconds("ready")),
         "optimisedSeconds": _rounded(course.seconds("optimised")),
         "ready": course.count("ready"),
+        "optimised": course.count("optimised"),
         "failed": len(course.of("failed")),
         "died": course.died or None,
         "batches": len(course.of("batch")),

@@ -8,7 +8,6 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from sluice.reasons import Reason
 from sluice.rollout.costs import FREE, Cost
@@ -26,7 +25,7 @@ from sluice.rollout.gate import (
 )
 from sluice.rollout.holds import HoldEvent, Holds
 from sluice.rollout.line import Line, Waiter
-from sluice.rollout.memory import MemoryReading, find_source
+from sluice.rollout.memory import MemoryReading, MemorySource
 from sluice.rollout.readings import Look, Readings, RunBlocking
 from sluice.snapshot import Verdict
 from sluice.workflow import WorkflowKey
@@ -95,18 +94,17 @@ class Rollout:
 
     def __init__(
         self,
-        bounds: Any,
-        source: Any,
-        trim: Any = None,
+        bounds: Bounds,
+        source: MemorySource,
+        trim: Callable[[], object],
         *,
         told: Callable[[HoldEvent], None] = lambda _: None,
         run_blocking: RunBlocking = asyncio.to_thread,
     ) -> None:
-        if isinstance(bounds, int):  # until app.py passes Bounds and a source
-            bounds, source, trim = Bounds(starts_max=bounds), find_source(), source
         self._bounds = bounds
         self._line = Line(bounds)
         self._state = GateState.first(bounds)
+        self._source = source
         self._readings = Readings(source, trim, run_blocking)
         self._holds = Holds(told)
         self._flights: set[Permit] = set()
@@ -166,6 +164,10 @@ class Rollout:
                 self._state = replace(self._state, beside_bytes=0)
             return cap
 
+    def reading(self) -> MemoryReading:
+        """Return memory as it is now, for those who show it; it decides nothing."""
+        return self._source.read()
+
     def statistics(self) -> Statistics:
         reading, holds = self._readings.last, self._holds
         limit = reading.limit if reading else 0
@@ -202,7 +204,8 @@ class Rollout:
         if waiter is None:
             return None
         hold = self._holds.hold
-        memory = hold is not None and hold.reason is Reason.WAITING_FOR_MEMORY
+        held = hold is not None and hold.reason is Reason.WAITING_FOR_MEMORY
+        memory = held or self._line.is_parked(waiter)
         if memory and reading:
             message = need_message(reading, waiter.cost, self._bounds)
         else:
@@ -317,8 +320,9 @@ class Rollout:
         running = [other.cap_bytes for other in others if other.cap_bytes]
         to_come = (other.outstanding for other in others if not other.cap_bytes)
         beside = heapq.nlargest(self._bounds.compiles_max - 1 - len(running), to_come)
-        high: int = self._bounds.high(reading.limit)
-        headroom = high - reading.used - keeps - sum(running) - sum(beside)
+        headroom = (
+            self._bounds.high(reading.limit) - reading.used - keeps - sum(running) - sum(beside)
+        )
         return max(0, min(self._bounds.compile_bytes_max, headroom))
 
 

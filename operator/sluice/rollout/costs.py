@@ -32,6 +32,7 @@ _KEPT_BYTES = _MIB  # of an engine nobody has measured: five times the most that
 _NEAREST = 16
 _SAMPLES_MIN, _SAMPLES_MAX = 4, 256
 _QUANTILE = 0.9
+_TELLING_BYTES = 40 * _MIB  # every compile asks for more: a refusal below tells nothing of it
 _BYTES_MAX = 1 << 50  # what a damaged file may claim
 
 
@@ -92,7 +93,8 @@ class Costs:
 
     def failed(self, digest: str, size: int, tier: str, cap_bytes: int) -> None:
         """Learn that ``cap_bytes`` were too few."""
-        self._learn("failed", digest, size, tier, cap_bytes)
+        if cap_bytes >= _TELLING_BYTES:
+            self._learn("failed", digest, size, tier, cap_bytes)
 
     def kept(self, digest: str, bytes_: int) -> None:
         """Learn what an engine held after it had settled."""

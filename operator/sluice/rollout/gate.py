@@ -125,7 +125,7 @@ class GateState:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """Release these of the line as one batch; ``passed`` were passed, as often as they are in it."""
+    """Release these of the line as one batch; ``passed`` names who was passed, once for each."""
 
     indexes: tuple[int, ...]
     state: GateState

@@ -153,5 +153,7 @@ class Line:
         for waiter in {*near, *far}:
             if waiter.price and (cost := waiter.price()) != waiter.cost:
                 waiter.cost, waiter.parked = cost, False
+                waiter.allowance = self._bounds.passes_max  # what was tried in vain was another
+                waiter.passes_left = min(waiter.passes_left, waiter.allowance)
                 waiter.lane.leave(waiter)
                 self._lane(waiter).join(waiter, waiter.rank)

@@ -32,7 +32,7 @@ class Readings:
     """Reads, and trims not more often than it may; counts what the trims gave back."""
 
     def __init__(
-        self, source: MemorySource, trim: Callable[[], None], run_blocking: RunBlocking
+        self, source: MemorySource, trim: Callable[[], object], run_blocking: RunBlocking
     ) -> None:
         self._source, self._trim, self._run_blocking = source, trim, run_blocking
         self._one_trim = asyncio.Lock()
