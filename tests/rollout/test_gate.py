@@ -174,7 +174,7 @@ def test_a_cached_start_waits_for_memory_only_above_the_high_watermark(
 def test_what_starts_beside_a_child_stays_within_half_of_what_is_above_the_high_watermark(
     beside: int, starts: bool
 ) -> None:
-    """A child's cap reaches up to the watermark: many cached ones must not bring it to the limit."""
+    """A child's cap reaches up to the watermark: cached ones must not bring it to the limit."""
     state = replace(OPEN, beside_bytes=beside * MIB)
     running = [flight(100, cap=200)]
     assert bool(started(decide(used(100), [one(0)], running, state, BOUNDS, 0.0))) is starts
@@ -203,17 +203,18 @@ def test_one_that_fits_in_no_way_holds_nobody_up() -> None:
 def test_one_that_does_not_fit_beside_others_is_passed_a_bounded_number_of_times() -> None:
     """Small ones use what a big one cannot, but not for ever: then the line waits for it."""
     waiting = [one(200, passes_left=2), *(one(10, 0) for _ in range(5)), one(0, 0)]
-    decision = decide(used(200), waiting, [flight(20)], OPEN, BOUNDS, 0.0)
+    beside = [flight(20, keep=10)]
+    decision = decide(used(200), waiting, beside, OPEN, BOUNDS, 0.0)
     assert isinstance(decision, Start)
     assert (decision.indexes, decision.passed) == ((1, 2, 6), (0, 0))
     waited_for = [one(200, passes_left=0), *waiting[1:]]
-    assert started(decide(used(200), waited_for, [flight(20)], OPEN, BOUNDS, 0.0)) == (6,)
+    assert started(decide(used(200), waited_for, beside, OPEN, BOUNDS, 0.0)) == (6,)
     assert started(decide(used(200), waited_for, [], OPEN, BOUNDS, 0.0))[0] == 0
 
 
 def test_the_lowest_starts_only_if_nobody_else_could() -> None:
     """A recompilation behind what serves takes no room that a start waits for."""
-    lowest, flights = one(10, lowest=True), [flight(20)]
+    lowest, flights = one(10, lowest=True), [flight(20, keep=10)]
     assert not started(decide(used(200), [one(200), lowest], flights, OPEN, BOUNDS, 0.0))
     assert started(decide(used(200), [one(200), one(10)], flights, OPEN, BOUNDS, 0.0)) == (1,)
     parked = one(600, parked=True)
@@ -246,9 +247,9 @@ def test_a_shut_gate_says_what_it_waits_for() -> None:
 
 def test_a_line_that_waits_for_room_says_so() -> None:
     """Nothing is wrong then: what is under way takes the rest."""
-    hold = held(decide(used(300), [one(60)], [flight(90)], OPEN, BOUNDS, 0.0, gave_back=None))
+    hold = held(decide(used(330), [one(60)], [flight(90)], OPEN, BOUNDS, 0.0, gave_back=None))
     assert hold.message == (
-        "memory 300 of 512 MiB, high water 410; no more fit beside 1 starts; 1 wait"
+        "memory 330 of 512 MiB, high water 410; no more fit beside the 1 under way; 1 wait"
     )
 
 

@@ -326,7 +326,7 @@ def _memory_message(round_: _Round, waits: int, missing: int, gave_back: int | N
         low = mib(bounds.low(reading.limit))
         return f"{memory}; {waits} workflows wait until it falls to {low}"
     count = bounds.starts_max - round_.permits
-    return f"{memory}, high water {mib(high)}; no more fit beside {count} starts; {waits} wait"
+    return f"{memory}, high water {mib(high)}; no more fit beside the {count} under way; {waits} wait"
 
 
 def turn_message(in_flight: int, compiling: int, bounds: Bounds) -> str:
