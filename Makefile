@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast check format examples lock clean
+.PHONY: help demo test fast prove bench check format examples lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -21,6 +21,14 @@ test: $(VENV)/tests ## all tests, on a real kube-apiserver and etcd (built once,
 
 fast: $(VENV)/tests ## the tests that need no cluster
 	$(RUN) -m pytest -n auto -m "not cluster and not slow"
+
+prove: $(VENV)/tests ## the long proofs: 200 workflows under 256 MiB, thousands of seeds (half an hour)
+	SLUICE_PROOF=1 $(RUN) -m pytest tests/cluster/test_never_killed.py
+	$(RUN) -m pytest tests/simulation --seeds 5000 -n auto
+
+bench: $(VENV)/tests ## what a start, an idle workflow and a restart cost, and the reboot chart
+	$(RUN) tests/bench/measure.py
+	$(BIN)/sluice bench reboot examples --workflows 60 --chart build/reboot.png
 
 check: $(VENV)/tests ## format, lint, types, walls
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

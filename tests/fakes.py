@@ -18,6 +18,7 @@ import wasmtime
 from sluice.binary import Part
 from sluice.errors import ContentInvalid, SourceUnavailable
 from sluice.reasons import Reason
+from sluice.rollout.memory import MemoryReading
 from sluice.workflow import PartRef, Workflow, WorkflowKey, WorkflowSpec
 
 _T = TypeVar("_T")
@@ -198,6 +199,46 @@ def in_virtual_time(work: Coroutine[Any, Any, _T]) -> _T:
     """Run ``work`` to its end; an hour of waiting takes no time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(work)
+
+
+class PodMemory:
+    """The memory of a pod, with the interface of ``rollout.memory.MemorySource``; trims give back.
+
+    ``fault``, if set, is raised by every read until it is cleared.
+    """
+
+    def __init__(self, used: int, limit: int, garbage: int = 0) -> None:
+        self.used, self.limit, self.garbage = used, limit, garbage
+        self.reads = self.trims = 0
+        self.lag_s = 0.0
+        self.fault: Exception | None = None
+
+    def read(self) -> MemoryReading:
+        self.reads += 1
+        if self.fault:
+            raise self.fault
+        return MemoryReading(
+            at=asyncio.get_running_loop().time() - self.lag_s, used=self.used + self.garbage,
+            limit=self.limit, working_set=0, anonymous=0, kind="fake",
+        )  # fmt: skip
+
+    def trim(self) -> None:
+        self.trims += 1
+        self.garbage = 0
+
+
+class Blocking:
+    """Runs what blocks on the loop itself, after ``takes_s``; while ``gate`` is cleared, not."""
+
+    def __init__(self, takes_s: float = 0.0) -> None:
+        self.takes_s = takes_s
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def __call__(self, what: Callable[[], _T], /) -> _T:
+        await asyncio.sleep(self.takes_s)
+        await self.gate.wait()
+        return what()
 
 
 class WallClock:

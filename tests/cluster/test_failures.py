@@ -105,6 +105,12 @@ def _wat(name: str, text: str) -> Written:
     return write(wasmtime.wat2wasm(text), Writing(name=name))
 
 
+def _giant_of(name: str, tiers: str) -> Written:
+    written = _wat(name, _giant(60_000))
+    written.spec["tiers"] = tiers
+    return written
+
+
 def _giant(functions: int) -> str:
     # One function of very many blocks: what it takes to compile has little to do with its size.
     body = "(local.set 0 (i32.add (local.get 0) (i32.mul (local.get 0) (i32.const 3))))"
@@ -174,7 +180,7 @@ CASES = {
         lambda n: write(b"\0asm" + b"x" * 500_000, Writing(name=n, encoding="none", parts=4)),
         "ModuleTooLarge",
     ),
-    "out-of-memory": Case(lambda n: _wat(n, _giant(60_000)), "CompileOutOfMemory"),
+    "out-of-memory": Case(lambda n: _giant_of(n, "optimizing"), "CompileOutOfMemory"),
     "config-too-large": Case(lambda n: _with_config(n, "x" * 60_000), "ConfigTooLarge"),
     "time-zone": Case(
         lambda n: _cron(n, schedule="0 3 * * *", timeZone="Mars/Olympus"), "InvalidSchedule"
@@ -260,6 +266,14 @@ def test_config_from_a_config_map_follows_it(stage: tuple[Scene, Operator]) -> N
         20, "the new config reaches the guest",
     )  # fmt: skip
     assert scene.condition("follows")["lastTransitionTime"] == before
+
+
+def test_a_giant_serves_from_the_baseline_tier(stage: tuple[Scene, Operator]) -> None:
+    """What the optimising compiler cannot have within its cap, the baseline one may, and it says so."""
+    scene, _ = stage
+    scene.apply(_giant_of("giant", "auto"))
+    scene.until_ready("giant")
+    wait_until(lambda: scene.status("giant")["serving"]["tier"] == "baseline", 30, "its tier")
 
 
 def test_a_bad_neighbour_hurts_nobody(stage: tuple[Scene, Operator]) -> None:

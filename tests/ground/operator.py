@@ -5,6 +5,7 @@ import re
 import signal
 import sys
 import urllib.request
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -30,9 +31,14 @@ class Operator:
     """One ``sluice operator`` that serves ``namespaces``; ``start`` again continues its data."""
 
     def __init__(
-        self, kubeconfig: Path, directory: Path, namespaces: tuple[str, ...], *flags: str
+        self,
+        kubeconfig: Path,
+        directory: Path,
+        namespaces: tuple[str, ...],
+        *flags: str,
+        within: Callable[[Sequence[str | Path]], list[str]] = lambda command: [*map(str, command)],
     ) -> None:
-        self._kubeconfig, self._directory = kubeconfig, directory
+        self._kubeconfig, self._directory, self._within = kubeconfig, directory, within
         self._flags = [*flags, *(f"--namespace={name}" for name in namespaces)]
         self._process: Leashed | None = None
         self._logs = 0
@@ -55,7 +61,7 @@ class Operator:
         own = [f"--data-dir={self.data}", "--http-address=127.0.0.1", "--http-port=0"]
         self._process = Leashed(
             "operator",
-            [*command, *own, *self._flags],
+            self._within([*command, *own, *self._flags]),
             self._log,
             env={**os.environ, "KUBECONFIG": str(self._kubeconfig)},
             grace_s=_GRACE_S,

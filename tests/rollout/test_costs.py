@@ -146,7 +146,7 @@ def test_a_restart_knows_what_was_learned(path: Path) -> None:
     b'["compiled","x",1,"optimizing",9999999999999999999]\n',
 ])  # fmt: skip
 def test_a_damaged_file_loses_no_more_than_its_damage(path: Path, damage: bytes) -> None:
-    """A death in mid-air, a full disk, a hand that edits: the rest holds, and goes on being kept."""
+    """A death in mid-air, a full disk, a hand that edits: the rest holds and goes on."""
     of = costs(path)
     of.compiled("a", MIB, "optimizing", 60 * MIB)
     path.write_bytes(path.read_bytes() + damage)

@@ -71,15 +71,26 @@ def _memory(axes: Axes, course: Course) -> None:
 
 
 def _progress(axes: Axes, course: Course) -> None:
-    """Draw how many serve, a step each; a tick on the line where a batch began."""
+    """Draw how many serve, a step each; a tick on the line where a batch began.
+
+    A thin line of the same make: how many of them are optimised.
+    """
     style = _STYLES[course.label]
-    ready = [(0.0, 0), *((e["at"] - course.begin, e["count"]) for e in course.of("ready"))]
-    axes.plot(*zip(*ready, strict=True), drawstyle="steps-post",
-              color=style.colour, linestyle=style.dashes, linewidth=style.width)  # fmt: skip
+    ready, optimised = _steps(course, "ready"), _steps(course, "optimised")
+    for steps, width in ((ready, style.width), (optimised, style.width / 2)):
+        if steps:
+            axes.plot(*zip(*steps, strict=True), drawstyle="steps-post",
+                      color=style.colour, linestyle=style.dashes, linewidth=width)  # fmt: skip
     begun = [event["at"] - course.begin for event in course.of("batch")]
-    served = [max(count for at, count in ready if at <= moment) for moment in begun]
+    served = [max((count for at, count in ready if at <= moment), default=0) for moment in begun]
     axes.plot(begun, served, linestyle="none", marker="|", markersize=9,
               color=style.colour)  # fmt: skip
+
+
+def _steps(course: Course, event: str) -> list[tuple[float, int]]:
+    """Return the counts over time, from none at the start to the last at the end."""
+    told = [(e["at"] - course.begin, e["count"]) for e in course.of(event)]
+    return [(0.0, 0), *told, (course.after.at - course.begin, course.count(event))] if told else []
 
 
 def _limits(axes: Axes, facts: Facts) -> None:
@@ -98,10 +109,10 @@ def _axes(upper: Axes, lower: Axes, report: Report) -> None:
     highest = max([report.facts.memory_limit_bytes, *(c.peak.total for c in report.courses)])
     upper.set_ylim(0, highest / MIB * _HEADROOM)
     upper.set_ylabel("memory, MiB")
-    lower.set_ylabel("workflows ready")
+    lower.set_ylabel("ready (thin: optimised)")
     lower.set_ylim(0, report.facts.workflows * _HEADROOM)
     lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-    lower.set_xlabel("seconds since the start; | a batch begins")
+    lower.set_xlabel("seconds since the start (| a batch begins)")
     lower.set_xlim(left=0)
     for axes in (upper, lower):
         axes.grid(visible=True, linewidth=0.3)

@@ -79,7 +79,7 @@ class Report:
                 ("peak", course.peak.total, f"the peak of {other.label}", other.peak.total),
                 ("all ready in", wall, f"the wall of {other.label}", other.seconds("ready")),
             ]
-            if optimised != wall:  # else it says the same
+            if _s(optimised) != _s(wall):  # else it says the same
                 whose = f"the wall of {other.label}"
                 pairs.append(("all optimised in", optimised, whose, other.seconds("ready")))
         if course.label.endswith("warm"):

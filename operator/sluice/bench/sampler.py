@@ -9,7 +9,8 @@ costs a twentieth of one core, and what is measured is not slowed by being measu
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -83,10 +84,11 @@ class Sampler:
         self.tree = Tree(pid)
         self.samples: list[Sample] = []
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        self._work: Future[None] | None = None
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._work = self._thread.submit(self._sample)
         return self
 
     def __exit__(
@@ -96,20 +98,26 @@ class Sampler:
         at: TracebackType | None,
     ) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.shutdown()
+        if self._work and not error:
+            self._work.result()  # figures with a gap are none
 
-    def _work(self) -> None:
+    def _sample(self) -> None:
         while not self._stop.wait(_INTERVAL_S):
             sample = self.tree.read()
             if sample.processes:
                 self.samples.append(sample)
 
 
-def _children(pid: int) -> Iterable[int]:
+def _children(pid: int) -> Iterator[int]:
     # Of every thread: a child belongs to the one that started it.
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+    except OSError:
+        return
+    for thread in threads:
         try:
-            yield from map(int, path.read_text().split())
+            yield from map(int, (thread / "children").read_text().split())
         except OSError:
             continue
 

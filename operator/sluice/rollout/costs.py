@@ -89,7 +89,8 @@ class Costs:
 
     def compiled(self, digest: str, size: int, tier: str, peak_bytes: int) -> None:
         """Learn the peak of a compile that succeeded."""
-        self._learn("compiled", digest, size, tier, peak_bytes)
+        if peak_bytes > 0:  # 0: too short to be measured
+            self._learn("compiled", digest, size, tier, peak_bytes)
 
     def failed(self, digest: str, size: int, tier: str, cap_bytes: int) -> None:
         """Learn that ``cap_bytes`` were too few."""
@@ -109,7 +110,7 @@ class Costs:
 
     def _take(self, fact: Any) -> None:
         what, digest, size, tier, value = fact
-        if not (isinstance(digest, str) and isinstance(tier, str) and _sane(size, value)):
+        if not (isinstance(digest, str) and isinstance(tier, str) and _sane(size, value) and value):
             raise ValueError(fact)
         if what == "kept":
             self._keeps = None
