@@ -5,18 +5,22 @@ from prometheus_client import generate_latest
 
 from sluice.metrics import Metrics
 from sluice.outcome import OutcomeKind
+from sluice.reasons import Reason
+from sluice.rollout.batches import Statistics
+from sluice.rollout.gate import Bounds
+from sluice.rollout.memory import MemoryReading
 from sluice.settings import Settings, table
 
 UNITS = {
     "bytes", "seconds", "CPU seconds", "path", "workflows", "processes", "parts", "threads",
-    "executions", "requests", "requests per second",
+    "executions", "requests", "requests per second", "of the limit",
 }  # fmt: skip
 
 
 def test_every_bound_has_a_unit_and_a_purpose() -> None:
     """No number of the operator is without its unit and a word on what it is for."""
     for row in table():
-        assert row.unit in UNITS, row
+        assert row.unit in UNITS or row.choices, row
         assert row.purpose, row
 
 
@@ -41,7 +45,8 @@ def test_flags_and_variables_follow_from_the_names() -> None:
 def test_every_default_is_usable() -> None:
     """The operator starts without a single flag: no bound is 0 or less by default."""
     for row in table():
-        assert isinstance(row.default, Path) or row.default > 0, row
+        stands_for_something = row.name == "memory_limit_bytes"
+        assert isinstance(row.default, Path | str) or row.default > 0 or stands_for_something, row
 
 
 def test_the_data_lies_in_the_users_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -83,10 +88,29 @@ def test_every_outcome_has_its_label_and_no_tenant_has() -> None:
     assert "namespace=" not in text
 
 
-def test_the_line_is_read_whenever_somebody_asks() -> None:
-    """starts_waiting and starts_in_flight are never stale."""
-    metrics, state = Metrics(), {"waiting": 1.0, "in_flight": 2.0}
-    metrics.watch_rollout(lambda: state["waiting"], lambda: state["in_flight"])
-    assert metrics.registry.get_sample_value("sluice_starts_waiting") == 1
-    state["in_flight"] = 5
-    assert metrics.registry.get_sample_value("sluice_starts_in_flight") == 5
+def test_the_rollout_is_read_whenever_somebody_asks() -> None:
+    """The line and the memory that are shown are those of the moment, in every kind and reason."""
+    metrics, waiting = Metrics(), [3]
+    memory = MemoryReading(
+        at=0.0, used=100, limit=1000 << 20, working_set=120, anonymous=80, kind="host"
+    )
+
+    def statistics() -> Statistics:
+        return Statistics(
+            waiting=waiting[0], in_flight=2, batches=4, batch_size=9, held=True,
+            hold_reason=Reason.WAITING_FOR_MEMORY, hold_message="",
+            hold_seconds={Reason.WAITING_FOR_MEMORY: 1.5}, holds={Reason.WAITING_FOR_MEMORY: 1},
+            trims=5, trimmed_bytes=6, reading=memory, low_bytes=0, high_bytes=0,
+        )  # fmt: skip
+
+    metrics.rollout.watch(statistics, lambda: memory, Bounds())
+    sample = metrics.registry.get_sample_value
+    assert sample("sluice_starts_waiting") == 3
+    waiting[0] = 5
+    assert sample("sluice_starts_waiting") == 5
+    assert sample("sluice_rollout_held") == 1
+    assert sample("sluice_batches_total") == 4
+    assert sample("sluice_trimmed_bytes_total") == 6
+    assert sample("sluice_hold_seconds_total", {"reason": "WaitingForMemory"}) == 1.5
+    assert sample("sluice_memory_bytes", {"kind": "working_set"}) == 120
+    assert sample("sluice_memory_bytes", {"kind": "high"}) == 800 << 20

@@ -109,6 +109,8 @@ def settings(values: dict[str, Any]) -> Settings:
         stands_for_something = row.default == 0 == value
         if not stands_for_something and not 0 < value < math.inf:
             raise click.UsageError(f"{row.flag} must be more than 0, and a number")
+        if value > row.most:
+            raise click.UsageError(f"{row.flag} must be at most {row.most:,.0f}")
         if row.unit in {"threads", "processes"} and value > _THREADS_MAX:
             raise click.UsageError(f"{row.flag} must be at most {_THREADS_MAX}")
     return Settings(**{row.name: values[row.name] for row in table()})

@@ -4,6 +4,7 @@ The command line makes a flag and an environment variable of each field (``--sta
 ``SLUICE_STARTS_MAX``), and docs/limits.md is held against this table by a test.
 """
 
+import math
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import Any
 MIB = 1 << 20
 
 
-def _setting(default: Any, unit: str, purpose: str) -> Any:
-    metadata = {"unit": unit, "purpose": purpose}
+def _setting(default: Any, unit: str, purpose: str, most: float = math.inf) -> Any:
+    metadata = {"unit": unit, "purpose": purpose, "most": most}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -82,8 +83,13 @@ class Settings:
     workers: int = _setting(_workers, "threads", "executions that run at the same time")
     running_max: int = _setting(5, "executions", "of one workflow at once")
     queue_max: int = _setting(50, "executions", "waiting for one workflow")
-    runs_kept_max: int = _setting(5, "executions", "of one workflow that its status shows")
-    result_bytes_max: int = _setting(1024, "bytes", "of a result that the status shows")
+    # More than the schema of the status takes would make every write of it fail.
+    runs_kept_max: int = _setting(
+        5, "executions", "of one workflow that its status shows, at most 20", most=20
+    )
+    result_bytes_max: int = _setting(
+        1024, "bytes", "of a result that the status shows, at most 1,024", most=1024
+    )
     source_retry_s_max: float = _setting(
         15.0, "seconds", "longest pause before a missing or wrong ConfigMap is looked at again"
     )
@@ -123,6 +129,7 @@ class SettingRow:
     default: Any
     unit: str
     purpose: str
+    most: float
 
     @property
     def choices(self) -> list[str]:
@@ -142,6 +149,12 @@ def table() -> list[SettingRow]:
     """Return every setting in order, with this machine's default."""
     defaults = Settings()
     return [
-        SettingRow(f.name, getattr(defaults, f.name), f.metadata["unit"], f.metadata["purpose"])
+        SettingRow(
+            f.name,
+            getattr(defaults, f.name),
+            f.metadata["unit"],
+            f.metadata["purpose"],
+            f.metadata["most"],
+        )
         for f in fields(Settings)
     ]

@@ -151,13 +151,14 @@ def test_ratios_come_from_the_figures_beside_them(told: dict[str, Any]) -> None:
 
 
 @one_run
-def test_advice_names_a_limit_above_what_was_measured(told: dict[str, Any]) -> None:
-    """The advised limit holds the measured peak below its high watermark."""
+def test_advice_names_a_limit_that_holds_what_was_measured(told: dict[str, Any]) -> None:
+    """Below the high watermark of the advised limit fit the peak, and the largest compile."""
     words = told["advice"].split()
-    limit, compile_peak = int(words[words.index("of") + 1]), int(words[-2])
-    cold = max(s["peakBytes"] for s in told["strategies"] if s["strategy"].endswith(" cold"))
-    assert cold <= limit * MIB * 0.8 < cold + 32 * MIB
-    assert 0 < compile_peak * MIB < cold
+    limit, largest = int(words[words.index("of") + 1]) * MIB, int(words[-2]) * MIB
+    cold = [s for s in told["strategies"] if s["strategy"].endswith(" cold")]
+    needed = max(max(s["peakBytes"], s["afterBytes"] + largest) for s in cold)
+    assert needed - MIB <= min(limit * 0.8, limit - 16 * MIB) < needed + 32 * MIB
+    assert 0 < largest < needed
 
 
 @one_run

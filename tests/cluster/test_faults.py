@@ -79,6 +79,25 @@ def _asked_whether_live(operator: Operator) -> Iterator[list[bool]]:
         thread.join()
 
 
+@contextmanager
+def _broken_on_and_on(proxy: Proxy) -> Iterator[list[int]]:
+    """Break every stream, again and again; the counts of how many there were are yielded."""
+    broken: list[int] = []
+    over = threading.Event()
+
+    def break_them() -> None:
+        while not over.wait(0.1):
+            broken.append(proxy.cut())
+
+    thread = threading.Thread(target=break_them, daemon=True)
+    thread.start()
+    try:
+        yield broken
+    finally:
+        over.set()
+        thread.join()
+
+
 def _workflow(name: str, answer: str, **spec: Any) -> Written:
     return write(guest("acts"), Writing(name=name, spec={"args": ["answer", answer], **spec}))
 
@@ -118,7 +137,6 @@ class Changes:
 
     def __init__(self, stage: Stage, prefix: str) -> None:
         self._stage, self._prefix = stage, prefix
-        self._before = _known(stage.operator)
         names = [*map(self._name, ("edited", "deleted", "anew"))]
         stage.scene.apply(*(_workflow(name, "old") for name in names))
         stage.scene.until_ready(*names, timeout_s=_SOON_S)
@@ -136,14 +154,15 @@ class Changes:
         scene.until_ready(*names, timeout_s=_SOON_S)
         for name in names:
             assert scene.run(name, "after")["result"] == "new"
-        wait_until(
-            lambda: _known(self._stage.operator) == self._before + 3,
-            _SOON_S,
-            "the deleted one is forgotten",
-        )
+        wait_until(self._nothing_is_left, _SOON_S, "the deleted one is forgotten")
         assert scene.get(self._name("anew"))["metadata"]["uid"] != self._uid
         scene.delete_all(*names)
-        wait_until(lambda: _known(self._stage.operator) == self._before, _SOON_S, "all are gone")
+        wait_until(self._nothing_is_left, _SOON_S, "all are forgotten")
+
+    def _nothing_is_left(self) -> bool:
+        """Whether the operator knows as many workflows as there are."""
+        there = self._stage.scene.kubectl("get", "slw", "-o", "name").split()
+        return _known(self._stage.operator) == len(there)
 
     def _name(self, name: str) -> str:
         return f"{self._prefix}-{name}"
@@ -152,23 +171,10 @@ class Changes:
 def test_a_watch_that_breaks_loses_no_change(stage: Stage) -> None:
     """While every stream is broken again and again, all changes arrive."""
     changes = Changes(stage, "cut")
-    broken = stage.proxy.cut()
-    over = threading.Event()
-
-    def break_on() -> None:
-        nonlocal broken
-        while not over.wait(0.1):
-            broken += stage.proxy.cut()
-
-    thread = threading.Thread(target=break_on, daemon=True)
-    thread.start()
-    try:
+    with _broken_on_and_on(stage.proxy) as broken:
         changes.make()
-    finally:
-        over.set()
-        thread.join()
     changes.are_all_seen()
-    assert broken > 1
+    assert sum(broken) > 1
 
 
 def test_changes_made_out_of_reach_are_caught_up_with(stage: Stage) -> None:
@@ -203,7 +209,8 @@ def test_an_api_server_that_restarts_with_no_past(plane: ControlPlane, stage: St
     wait_until(lambda: _tokens(scene, "ticking"), _SOON_S, "it has run")
     changes, before = Changes(stage, "restart"), _completed(operator)
     changes.make()
-    plane.compact_etcd()
+    with _broken_on_and_on(stage.proxy):  # an API server would wait for its watches to end
+        plane.compact_etcd()
     assert _completed(operator) > before + 1
     told = set(_tokens(scene, "ticking"))
     changes.are_all_seen()
@@ -260,14 +267,13 @@ def test_who_is_told_to_wait_long_holds_up_nobody(stage: Stage) -> None:
     fault.end()
 
 
-@pytest.mark.parametrize("status", [401, 429, 503])
+@pytest.mark.parametrize("status", [401, 503])
 def test_an_api_server_that_refuses_everything_for_a_while(stage: Stage, status: int) -> None:
     """While every request is refused what serves serves; afterwards no change is missing."""
     changes = Changes(stage, f"all-{status}")
     fault = stage.proxy.fail(_everything, status, _FOR_EVER)
     try:
         stage.proxy.cut()
-        _refused_often(fault)
         changes.make()
         _refused_often(fault)
     finally:

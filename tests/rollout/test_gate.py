@@ -39,9 +39,17 @@ def cost(mib: int, keep: int = 1, *, known: bool = True) -> Cost:
     return Cost(mib * MIB, keep * MIB, known=known)
 
 
-def one(mib: int, keep: int = 1, *, known: bool = True, **more: bool | int) -> Waiting:
-    passes = int(more.pop("passes_left", 24))
-    return Waiting(cost=cost(mib, keep, known=known), passes_left=passes, **more)
+def one(
+    mib: int,
+    keep: int = 1,
+    *,
+    known: bool = True,
+    passes_left: int = 24,
+    lowest: bool = False,
+    parked: bool = False,
+) -> Waiting:
+    price = cost(mib, keep, known=known)
+    return Waiting(cost=price, passes_left=passes_left, lowest=lowest, parked=parked)
 
 
 def flight(mib: int, keep: int = 1, *, done: bool = False, cap: int = 0) -> Flight:
@@ -124,7 +132,7 @@ def test_an_untrimmed_reading_may_start_but_neither_shuts_nor_parks() -> None:
     untrimmed = held(decide(used(411), waiting, [], OPEN, BOUNDS, 0.0, gave_back=None))
     trimmed = held(decide(used(411), waiting, [], OPEN, BOUNDS, 0.0))
     assert (untrimmed.state.shut, untrimmed.parked, untrimmed.missing_bytes) == (False, (), 0)
-    assert (trimmed.state.shut, trimmed.parked, trimmed.missing_bytes) == (True, (0,), 62 * MIB)
+    assert (trimmed.state.shut, trimmed.parked, trimmed.missing_bytes) == (True, (), 62 * MIB)
     assert started(decide(used(300), waiting, [], OPEN, BOUNDS, 0.0, gave_back=None)) == (0,)
 
 
@@ -261,8 +269,8 @@ def test_one_that_waits_reads_what_there_is_and_what_it_needs() -> None:
     assert need_message(used(431), cost(512, 0, known=False), BOUNDS) == (
         "pod memory 431 of 512 MiB, high water 410; this start may need up to 512 MiB"
     )
-    assert turn_message(12, 3, BOUNDS) == "12 of 12 starts are under way"
-    assert turn_message(10, 9, BOUNDS) == "9 of 9 starts that compile are under way"
+    assert turn_message(12, 3, OPEN, BOUNDS) == "12 of 12 starts are under way"
+    assert turn_message(10, 9, OPEN, BOUNDS) == "9 of 9 starts that compile are under way"
 
 
 def test_places_are_counted_as_people_do() -> None:

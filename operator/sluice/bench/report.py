@@ -31,10 +31,10 @@ class Facts:
     def high_bytes(self) -> int:
         return Bounds.of(self.settings).high(self.memory_limit_bytes)
 
-    def limit_for(self, peak: int) -> int:
-        """Return the least limit, in whole steps, whose high watermark is above a peak."""
+    def limit_for(self, used: int) -> int:
+        """Return the least limit, in whole steps, whose high watermark is not below ``used``."""
         settings = self.settings
-        least = max(peak / settings.memory_high_fraction, peak + settings.memory_reserve_bytes)
+        least = max(used / settings.memory_high_fraction, used + settings.memory_reserve_bytes)
         return math.ceil(least / _LIMIT_STEP_BYTES) * _LIMIT_STEP_BYTES
 
     @property
@@ -96,12 +96,15 @@ class Report:
     def advice(self) -> str:
         """Say which limit these workflows need; empty where our own path did not run or finish."""
         cold = [c for c in self.courses if c.label.endswith(" cold") and not c.died]
-        if not cold or (peak := max(c.peak.total for c in cold)) == 0:
+        if not cold:
             return ""
-        limit = self.facts.limit_for(peak)
-        text = f"for these workflows a limit of {limit // MIB} MiB is enough"
         largest = max(int(e["largest_compile_bytes"]) for c in cold for e in c.of("done"))
-        return f"{text}; the largest compile needs {math.ceil(largest / MIB)} MiB"
+        # The gate lets the largest one start beside all that serves only if its peak fits there.
+        needed = max(max(c.peak.total, c.after.total + largest) for c in cold)
+        return (
+            f"for these workflows a limit of {self.facts.limit_for(needed) // MIB} MiB is enough; "
+            f"the largest compile needs {math.ceil(largest / MIB)} MiB"
+        )
 
     def failures(self) -> list[str]:
         """Return what was wrong, a line each."""

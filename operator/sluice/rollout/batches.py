@@ -19,6 +19,7 @@ from sluice.rollout.gate import (
     Hold,
     Start,
     decide,
+    headroom,
     need_message,
     ordinal,
     turn_message,
@@ -210,7 +211,7 @@ class Rollout:
             message = need_message(reading, waiter.cost, self._bounds)
         else:
             compiling = sum(1 for flight in self._flights if flight.outstanding)
-            message = turn_message(len(self._flights), compiling, self._bounds)
+            message = turn_message(len(self._flights), compiling, self._state, self._bounds)
         line = f"{len(self._line)} wait, {ordinal(self._line.place(waiter))} in line"
         reason = Reason.WAITING_FOR_MEMORY if memory else Reason.WAITING_FOR_TURN
         return Verdict(False, reason, f"{message}; {line}")
@@ -265,7 +266,8 @@ class Rollout:
 
     def _full(self) -> Hold:
         # No reading can change it, so none is taken; a permit that is given back wakes the pump.
-        message = f"{turn_message(len(self._flights), 0, self._bounds)}; {len(self._line)} wait"
+        message = turn_message(len(self._flights), 0, self._state, self._bounds)
+        message = f"{message}; {len(self._line)} wait"
         hold = Hold(Reason.WAITING_FOR_TURN, message, None, 0, self._state)
         self._holds.decided(hold, None, self._line.parked, _now())
         return hold
@@ -274,7 +276,8 @@ class Rollout:
         """Decide and act on it; ``before``: who was under way when the reading was begun."""
         # The reading may not show what those keep that settled since: they count once more.
         flights = list(before | self._flights)
-        head = self._line.head()
+        free = headroom(look.reading, flights, self._bounds)
+        head = self._line.head(free)
         decision = decide(
             look.reading, head, flights, self._state, self._bounds, _now(),
             waits=len(self._line), gave_back=look.gave_back,
@@ -316,14 +319,11 @@ class Rollout:
 
     def _cap(self, permit: Permit, reading: MemoryReading, before: set[Permit]) -> int:
         others = (before | self._flights) - {permit}
-        keeps = sum(other.cost.keep_bytes for other in others)
         running = [other.cap_bytes for other in others if other.cap_bytes]
         to_come = (other.outstanding for other in others if not other.cap_bytes)
         beside = heapq.nlargest(self._bounds.compiles_max - 1 - len(running), to_come)
-        headroom = (
-            self._bounds.high(reading.limit) - reading.used - keeps - sum(running) - sum(beside)
-        )
-        return max(0, min(self._bounds.compile_bytes_max, headroom))
+        free = headroom(reading, others, self._bounds) - sum(running) - sum(beside)
+        return max(0, min(self._bounds.compile_bytes_max, free))
 
 
 def _now() -> float:

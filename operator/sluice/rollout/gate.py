@@ -19,7 +19,7 @@ The rules, in order:
    that met no want of memory.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -108,7 +108,7 @@ class Flight:
 class GateState:
     """What one decision hands to the next."""
 
-    batch: int  # compiles under way at once, for now
+    batch: int  # compiles under way at once, for now; at most bounds.compile_starts_max
     shut: bool = False  # above the high watermark, and not yet below the low one
     strained: bool = False  # memory was wanting since the last batch settled
     beside_bytes: int = 0  # admitted since the last cap was given
@@ -178,7 +178,7 @@ def decide(
         bounds=bounds,
         state=_opened(state, reading, in_flight, bounds, gave_back),
         trimmed=gave_back is not None,
-        free=bounds.high(reading.limit) - reading.used - sum(f.cost.keep_bytes for f in in_flight),
+        free=headroom(reading, in_flight, bounds),
         peaks=[flight.outstanding for flight in in_flight if flight.outstanding],
         permits=bounds.starts_max - len(in_flight),
         guarded=any(flight.cap_bytes for flight in in_flight),
@@ -188,6 +188,12 @@ def decide(
             break
         round_.consider(index, candidate)
     return _outcome(round_, waiting, now, waits, gave_back)
+
+
+def headroom(reading: MemoryReading, in_flight: Collection[Flight], bounds: Bounds) -> int:
+    """Return what lies below the high watermark when all under way keep what they will keep."""
+    keeps = sum(flight.cost.keep_bytes for flight in in_flight)
+    return bounds.high(reading.limit) - reading.used - keeps
 
 
 def _opened(
@@ -215,7 +221,7 @@ class _Round:
     bounds: Bounds
     state: GateState
     trimmed: bool
-    free: int  # below the high watermark, when all under way keep what they will keep
+    free: int
     peaks: list[int]  # of the compiles to come, the largest first
     permits: int
     guarded: bool  # a child runs whose cap reaches up to the high watermark
@@ -238,9 +244,7 @@ class _Round:
             self._compile(index, candidate)
 
     def _compile(self, index: int, candidate: Waiting) -> None:
-        if len(self.peaks) >= min(self.state.batch, self.bounds.compile_starts_max) or (
-            candidate.lowest and self.behind
-        ):
+        if len(self.peaks) >= self.state.batch or (candidate.lowest and self.behind):
             self.closed = True
         elif self.state.shut and self.peaks:
             self.wanting = self.closed = True
@@ -263,7 +267,7 @@ class _Round:
             self.patience = min(self.patience, left) if self.skipped else left
             self.skipped.append(index)
             self.behind |= not candidate.parked
-        elif not self.peaks and self.trimmed:
+        elif not self.peaks and self.trimmed and self.free > 0:
             self.parked.append(index)
         else:
             self.closed = True  # the line waits for it, or for a reading that is to be relied on
@@ -302,7 +306,7 @@ def _outcome(
     if round_.chosen:
         return Start(tuple(round_.chosen), state, tuple(round_.passed), parked)
     if not round_.wanting:
-        message = turn_message(bounds.starts_max - round_.permits, len(round_.peaks), bounds)
+        message = turn_message(bounds.starts_max - round_.permits, len(round_.peaks), state, bounds)
         return Hold(Reason.WAITING_FOR_TURN, f"{message}; {waits} wait", None, 0, state, parked)
     missing = 0
     if round_.trimmed and not round_.peaks:
@@ -326,14 +330,16 @@ def _memory_message(round_: _Round, waits: int, missing: int, gave_back: int | N
         low = mib(bounds.low(reading.limit))
         return f"{memory}; {waits} workflows wait until it falls to {low}"
     count = bounds.starts_max - round_.permits
-    return f"{memory}, high water {mib(high)}; no more fit beside the {count} under way; {waits} wait"
+    return (
+        f"{memory}, high water {mib(high)}; no more fit beside the {count} under way; {waits} wait"
+    )
 
 
-def turn_message(in_flight: int, compiling: int, bounds: Bounds) -> str:
+def turn_message(in_flight: int, compiling: int, state: GateState, bounds: Bounds) -> str:
     """Return why a permit is not free, or one for a start with something to compile is not."""
     if in_flight >= bounds.starts_max:
         return f"{in_flight} of {bounds.starts_max} starts are under way"
-    return f"{compiling} of {bounds.compile_starts_max} starts that compile are under way"
+    return f"{compiling} of {state.batch} starts that compile are under way"
 
 
 def need_message(reading: MemoryReading, cost: Cost, bounds: Bounds) -> str:

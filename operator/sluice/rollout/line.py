@@ -35,13 +35,12 @@ class _Lane(list[tuple[tuple[Any, ...], Waiter]]):
         waiter.lane, waiter.place = self, place
         bisect.insort(self, (place, waiter))
 
-    def before(self, place: tuple[Any, ...]) -> int:
-        return bisect.bisect_left(self, place, key=_place)
-
-    def leave(self, waiter: Waiter) -> None:
-        at = self.before(waiter.place)
-        if self[at : at + 1] == [(waiter.place, waiter)]:
+    def leave(self, waiter: Waiter) -> bool:
+        at = bisect.bisect_left(self, waiter.place, key=_place)
+        stands = self[at : at + 1] == [(waiter.place, waiter)]
+        if stands:
             del self[at]
+        return stands
 
 
 def _place(entry: tuple[tuple[Any, ...], Waiter]) -> tuple[Any, ...]:
@@ -51,19 +50,20 @@ def _place(entry: tuple[tuple[Any, ...], Waiter]) -> tuple[Any, ...]:
 class Line:
     """Three lanes: nothing to compile, something to compile, and parked.
 
-    Parked are those found not to fit even by themselves, by what they need at least: if the first
-    of them does not fit none does, and nobody else stands behind them.
+    Parked are those found not to fit even by themselves, by what they need at least: nobody stands
+    behind them, and they are back in the line when there is as much.
     """
 
     def __init__(self, bounds: Bounds) -> None:
         self._bounds = bounds
         self._cached, self._compiling, self._parked = _Lane(), _Lane(), _Lane()
+        self._ranks: list[Rank] = []
         self._by_key: dict[WorkflowKey, Waiter] = {}
         self._arrivals = itertools.count()
         self._next_repriced = 0
 
     def __len__(self) -> int:
-        return len(self._cached) + len(self._compiling) + len(self._parked)
+        return len(self._ranks)
 
     @property
     def parked(self) -> int:
@@ -92,21 +92,30 @@ class Line:
             allowance=allowance,
         )
         self._lane(waiter).join(waiter, waiter.rank)
+        bisect.insort(self._ranks, waiter.rank)
         self._by_key[key] = waiter
         return waiter
 
     def leave(self, waiter: Waiter) -> None:
-        waiter.lane.leave(waiter)
+        """Take it out of the line; nothing happens if it has left."""
+        if not waiter.lane.leave(waiter):
+            return
+        del self._ranks[bisect.bisect_left(self._ranks, waiter.rank)]
         if self._by_key.get(waiter.key) is waiter:
             del self._by_key[waiter.key]
 
-    def head(self) -> list[Waiter]:
+    def head(self, free: int) -> list[Waiter]:
         """Return all that a decision can be about, in the order of the line; prices are fresh.
+
+        ``free``: what there is below the high watermark; the parked that need no more come back.
 
         Who was cancelled a moment ago has not run yet to leave: it is taken out here, or it would
         be released and keep a permit for ever.
         """
         self._reprice()
+        for (least, _), waiter in self._parked[:_HEAD]:
+            if least <= free:
+                self._rejoin(waiter)
         while True:
             lanes = (
                 self._cached[: self._bounds.starts_max],
@@ -137,8 +146,8 @@ class Line:
         return self._by_key.get(key)
 
     def place(self, waiter: Waiter) -> int:
-        """Return how many stand before it by their rank, itself included, parked ones not."""
-        return 1 + self._cached.before(waiter.rank) + self._compiling.before(waiter.rank)
+        """Return how many stand before it by their rank, itself included."""
+        return 1 + bisect.bisect_left(self._ranks, waiter.rank)
 
     def _lane(self, waiter: Waiter) -> _Lane:
         return self._compiling if waiter.cost.compile_bytes else self._cached
@@ -152,8 +161,12 @@ class Line:
         self._next_repriced = start + _REPRICED if far else 0
         for waiter in {*near, *far}:
             if waiter.price and (cost := waiter.price()) != waiter.cost:
-                waiter.cost, waiter.parked = cost, False
+                waiter.cost = cost
                 waiter.allowance = self._bounds.passes_max  # what was tried in vain was another
                 waiter.passes_left = min(waiter.passes_left, waiter.allowance)
-                waiter.lane.leave(waiter)
-                self._lane(waiter).join(waiter, waiter.rank)
+                self._rejoin(waiter)
+
+    def _rejoin(self, waiter: Waiter) -> None:
+        waiter.lane.leave(waiter)
+        waiter.parked = False
+        self._lane(waiter).join(waiter, waiter.rank)

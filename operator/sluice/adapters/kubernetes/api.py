@@ -152,6 +152,11 @@ class Api:
         await self._client.close()
 
 
+def pause_s(failures: int, longest_s: float) -> float:
+    """Return how long to wait after so many failures in a row, however many they are."""
+    return min(2.0 ** min(failures, 16), longest_s)  # 2.0 ** 1024 is an error, in a long outage
+
+
 def current_namespace() -> str:
     """Return the namespace that kubectl would take."""
     try:

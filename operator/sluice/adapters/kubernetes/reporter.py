@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sluice import status
-from sluice.adapters.kubernetes.api import APPLY, Api, ApiError
+from sluice.adapters.kubernetes.api import APPLY, Api, ApiError, pause_s
 from sluice.adapters.kubernetes.events import Events, Subject
 from sluice.metrics import Metrics
 from sluice.settings import Settings
@@ -126,14 +126,14 @@ class StatusReporter:
             return None
         # By the clock and not from now on, or changes that come fast would put it off for ever.
         now = asyncio.get_running_loop().time()
-        since_s, pause_s = now - report.written_at, max(report.not_before - now, 0.0)
+        since_s, wait_s = now - report.written_at, max(report.not_before - now, 0.0)
         if status.without_runs(wanted) == status.without_runs(told):
-            return max(pause_s, self._settings.status_interval_s - since_s)
+            return max(wait_s, self._settings.status_interval_s - since_s)
         if snapshot.settled:
-            return pause_s
+            return wait_s
         # What is under way is told once, not again for each place that it moves up in the line.
         moved = status.reasons(wanted) != status.reasons(told)
-        return max(pause_s, self._settings.status_patience_s) if moved else None
+        return max(wait_s, self._settings.status_patience_s) if moved else None
 
     def _begin(self, report: _Report) -> None:
         report.timer = None
@@ -187,8 +187,8 @@ class StatusReporter:
     def _not_written(self, report: _Report, snapshot: Snapshot, error: ApiError) -> None:
         report.failures += 1
         longest_s = _OUTAGE_PAUSE_S_MAX if error.passing else self._settings.retry_s_max
-        pause_s = max(min(2.0**report.failures, longest_s), error.retry_after_s or 0.0)
-        report.not_before = asyncio.get_running_loop().time() + pause_s
+        wait_s = max(pause_s(report.failures, longest_s), error.retry_after_s or 0.0)
+        report.not_before = asyncio.get_running_loop().time() + wait_s
         if error.status in {http.HTTPStatus.NOT_FOUND, http.HTTPStatus.CONFLICT}:
             # Deleted or made anew under this name, most likely, and the watch will tell. But a
             # conflict may also be one of many writers, and then this is still to be written.

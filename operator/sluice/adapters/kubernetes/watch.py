@@ -15,7 +15,7 @@ from typing import Any
 
 import kopf
 
-from sluice.adapters.kubernetes.api import METADATA_LIST, Account, Api, ApiError
+from sluice.adapters.kubernetes.api import METADATA_LIST, Account, Api, ApiError, pause_s
 from sluice.adapters.kubernetes.reporter import StatusReporter
 from sluice.desire import Desire
 from sluice.errors import SourceUnavailable
@@ -65,13 +65,12 @@ class Watch:
         await self._check_installed()
         async with asyncio.TaskGroup() as group:
             resync = group.create_task(self._resync())
-            for failures in itertools.count(1):
+            failures = 0
+            while not stop.is_set():
                 await self._watch(stop)
-                if stop.is_set():
-                    break
-                pause_s = min(_SETTLE_S * 2**failures, _PAUSE_S_MAX)
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), pause_s)
+                    await asyncio.wait_for(stop.wait(), pause_s(failures, _PAUSE_S_MAX))
+                failures += 1
             resync.cancel()
 
     async def _watch(self, stop: asyncio.Event) -> None:
@@ -185,11 +184,11 @@ class Watch:
         """
         doubts, failures = self._reporter.doubts, 0
         while True:
-            pause_s = self._settings.resync_s if self.synced.is_set() else _SETTLE_S
+            wait_s = self._settings.resync_s if self.synced.is_set() else _SETTLE_S
             if failures:
-                pause_s = min(_SETTLE_S * 2**failures, _PAUSE_S_MAX)
+                wait_s = pause_s(failures, _PAUSE_S_MAX)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(doubts.wait(), pause_s)
+                await asyncio.wait_for(doubts.wait(), wait_s)
                 await asyncio.sleep(_SETTLE_S)  # one list of ours for all that kopf's brings
             doubts.clear()
             known = self._fleet.keys()  # before the list: what is newer than it is not judged by it
