@@ -11,7 +11,7 @@ RUN    := $(BIN)/python
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-demo: $(VENV)/runs ## the main job without a cluster: start in batches, run, print the results
+demo: $(VENV)/tests ## the main job without a cluster: throttled batches, results, the memory chart
 	@tools/demo "$(BIN)/sluice"
 
 test: $(VENV)/tests ## all tests, on a real kube-apiserver and etcd (built once, then cached)

@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import logging
-import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
@@ -16,6 +15,7 @@ from sluice.errors import (
     EngineRefused,
     HeadroomExceeded,
     SluiceError,
+    SourceUnavailable,
     WorkflowInvalid,
 )
 from sluice.event import Event, new_id
@@ -28,11 +28,13 @@ from sluice.life import (
     WAITING,
     Alive,
     Life,
+    brief,
     names,
     reading,
     requested_event,
 )
 from sluice.metrics import Metrics
+from sluice.outcome import OutcomeKind
 from sluice.overview import overview
 from sluice.provision import Choice, Provision
 from sluice.reasons import ABOUT_THE_MODULE, Reason
@@ -42,7 +44,7 @@ from sluice.rollout.holds import HoldEvent
 from sluice.settings import Settings
 from sluice.snapshot import Reporter, Run, Snapshot, Verdict
 from sluice.supply import Supply
-from sluice.upkeep import VERIFIED, Upkeep
+from sluice.upkeep import VERIFIED, Upkeep, pause
 from sluice.wasm.config import Tier
 from sluice.wasm.engine import Engine
 from sluice.wasm.runtime import Runtime
@@ -86,6 +88,7 @@ class Fleet:
         self._idle = Idle(self._executions, provision, rollout)
         self._lives: dict[WorkflowKey, Life] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closing = False
         self._sweeping = self._spawn(self._sweep(), "sweep")
 
     def want(self, desire: Desire, handled: str | None = None, runs: tuple[Run, ...] = ()) -> None:
@@ -161,6 +164,7 @@ class Fleet:
 
     async def close(self) -> bool:
         """Stop everything; what runs may end within the grace. Return whether all did."""
+        self._closing = True
         for life in self._lives.values():
             self._stop_task(life)
             if life.alive:
@@ -237,12 +241,12 @@ class Fleet:
                 return
             except SluiceError as e:
                 self._failed(life, e)
-                wait = asyncio.sleep(self._pause_s(failures))
+                wait = self._pause(failures, e)
             except Exception:
                 log.exception("a start failed inside the operator", extra=names(life.key))
                 error = EngineRefused(Reason.ENGINE_REFUSED, "the operator's log says how")
                 self._failed(life, error)
-                wait = asyncio.sleep(self._pause_s(failures))
+                wait = self._pause(failures, error)
             await wait
 
     async def _converge(self, life: Life) -> None:
@@ -329,9 +333,10 @@ class Fleet:
         self._take_up_request(life)
         self._changed(life)
 
-    def _pause_s(self, failures: int) -> float:
-        longest = min(2.0**failures, self._settings.retry_s_max)
-        return random.uniform(longest / 2, longest)  # noqa: S311 - jitter, no secret
+    def _pause(self, failures: int, error: SluiceError) -> Coroutine[Any, Any, None]:
+        # The cluster's failures pass for many at once, so what is back is noticed soon.
+        settings, passing = self._settings, isinstance(error, SourceUnavailable)
+        return pause(failures, settings.source_retry_s_max if passing else settings.retry_s_max)
 
     # Executions
 
@@ -350,10 +355,12 @@ class Fleet:
             life.handled = request.token
             self._refused(life, e)
             return
-        finished.add_done_callback(lambda _: self._handled(life, request.token))
+        finished.add_done_callback(lambda done: self._handled(life, request.token, done.result()))
 
-    def _handled(self, life: Life, token: str) -> None:
-        # Only when it is over: a process that dies before asks for it again.
+    def _handled(self, life: Life, token: str, run: Run) -> None:
+        # Only when it is over: a process that ends before leaves it to the next one.
+        if self._closing and run.outcome.kind is OutcomeKind.CANCELLED:
+            return
         life.handled = token
         if self._lives.get(life.key) is life:
             self._changed(life)
@@ -373,14 +380,8 @@ class Fleet:
 
     def _finished(self, key: WorkflowKey, run: Run) -> None:
         if life := self._lives.get(key):
-            life.runs.appendleft(self._brief(run))
+            life.runs.appendleft(brief(run, self._settings.result_bytes_max))
             self._changed(life)
-
-    def _brief(self, run: Run) -> Run:
-        # History is kept in memory for every workflow: whole results would add up.
-        size = self._settings.result_bytes_max
-        outcome = replace(run.outcome, result=run.outcome.result[:size], log=b"")
-        return replace(run, outcome=outcome)
 
     # Telling
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections import deque
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sluice.desire import Desire, RunRequest
 from sluice.errors import EngineRefused
@@ -123,6 +123,12 @@ def requested_event(life: Life, request: RunRequest) -> Event:
         data=trigger.manual.data if request.data is None else request.data,
         id=request.token,
     )
+
+
+def brief(run: Run, result_bytes_max: int) -> Run:
+    """Return what is kept of a run: history is in memory for every workflow, results add up."""
+    outcome = replace(run.outcome, result=run.outcome.result[:result_bytes_max], log=b"")
+    return replace(run, outcome=outcome)
 
 
 def names(key: WorkflowKey) -> dict[str, str]:

@@ -30,6 +30,13 @@ class _OneLine(structlog.stdlib.ProcessorFormatter):
         return _CONTROL.sub(lambda found: repr(found[0])[1:-1], super().format(record))
 
 
+def _without_traces_of_kopf(record: logging.LogRecord) -> bool:
+    # What it fails of is the cluster's doing, and tried again: its message says what.
+    if record.name.startswith("kopf"):
+        record.exc_info = None
+    return True
+
+
 def configure(style: str, level: str) -> None:
     """Send every logger's records to stderr in one style: logfmt or json."""
     shared: list[structlog.types.Processor] = [
@@ -56,7 +63,8 @@ def configure(style: str, level: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(capture=True)
     # kopf tells each request and each handler at INFO; what goes wrong there is what matters.
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    logging.getLogger("kopf").setLevel(logging.ERROR)
+    handler.addFilter(_without_traces_of_kopf)
 
 
 def _without_margin(

@@ -1,5 +1,6 @@
 """A snapshot -> the object's status, and the events that the change is worth. Pure."""
 
+import contextlib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -94,8 +95,15 @@ def notes(before: Status, after: Status) -> list[Note]:
 
 
 def restored_runs(status: Status) -> tuple[Run, ...]:
-    """Return the runs that a status tells of, for the history of a process that has just begun."""
-    return tuple(_run(told) for told in status.get("executions", ()))
+    """Return the runs that a status tells of, for the history of a process that has just begun.
+
+    Whoever may edit a status may have written anything: what cannot be read is left out.
+    """
+    runs = []
+    for told in status.get("executions", ()):
+        with contextlib.suppress(KeyError, ValueError):
+            runs.append(_run(told))
+    return tuple(runs)
 
 
 def duration_text(seconds: float) -> str:

@@ -20,6 +20,12 @@ from sluice.workflow import Workflow
 VERIFIED = Verdict(True, Reason.VERIFIED, "the ConfigMaps hold spec.module.digest")
 
 
+async def pause(failures: int, longest_s: float) -> None:
+    """Wait before the next try after so many failures: twice as long each time, with jitter."""
+    longest_s = min(2.0 ** min(failures, 16), longest_s)
+    await asyncio.sleep(random.uniform(longest_s / 2, longest_s))  # noqa: S311 - jitter
+
+
 class Upkeep:
     """All looks of one operator; together at most ``source_checks_per_s_max``."""
 

@@ -66,7 +66,7 @@ def _starts(scene: Scene, count: int) -> None:
             answer = scene.plane.api("POST", path, item)
             if answer.status >= 300:
                 sys.exit(f"the API server said {answer.status}: {answer.text}")
-        wait_until(lambda i=i: scene.condition(f"start-{i}").get("status") == "True", 30, "Ready")  # type: ignore[misc]
+        scene.until_ready(f"start-{i}")
         took.append((time.monotonic() - began) * 1000)
     trips = []
     for _ in range(20):
@@ -100,7 +100,7 @@ def _idle(scene: Scene, operator: Operator, count: int, before: int) -> None:
     operator.start()
     wait_until(lambda: operator.metrics()[ready] == before + count, _WAIT_S, "all Ready again")
     _say("warm restart", f"{count} Ready after {time.monotonic() - began:.1f} s, process start "
-         f"included; {_writes(operator):.0f} API writes, {operator.compiles():.0f} compiles")  # fmt: skip
+ X
 
 
 def _settled(operator: Operator) -> bool:

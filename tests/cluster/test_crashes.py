@@ -185,7 +185,6 @@ class TestTerminated:
         assert scene.status("acts")["lastHandledRunAt"] == "last"
         assert scene.condition("acts")["status"] == "True"
 
-    @pytest.mark.xfail(strict=True, reason="fleet.close marks what it cancels as handled")
     def test_what_waits_is_run_later(self, scene: Scene, start_operator: StartOperator) -> None:
         """A run that was asked for and had not begun is not lost: the next operator runs it."""
         operator = start_operator("--workers=1", "--drain-s=0.5")

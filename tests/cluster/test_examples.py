@@ -56,8 +56,8 @@ def test_all_of_them_are_ready_after_a_plain_apply(stage: Stage) -> None:
     """``kubectl apply -f examples/`` and ``kubectl wait`` is all that it takes."""
     scene = stage.scene
     scene.kubectl("apply", "-f", str(_EXAMPLES))
-    wait = ("wait", "slw", "--all", "--for=condition=Ready", "--timeout=50s")
-    ready = scene.kubectl(*wait).splitlines()
+    wait = ("wait", "slw", "--all", "--for=condition=Ready", "--timeout=180s")
+    ready = stage.plane.kubectl("-n", scene.namespace, *wait, timeout_s=200).stdout.splitlines()
     assert ready == [f"workflow.sluice.dev/{name} condition met" for name in _NAMES]
     assert scene.kubectl("apply", "-f", str(_EXAMPLES)).count("unchanged") > len(_NAMES)
 

@@ -60,7 +60,7 @@ def _encoded(name: str, encoding: str, encoded: bytes, parts: int = 1) -> Writte
 
 
 def _brotli(name: str) -> bytes:
-    return brotli.compress(_wasm(name), quality=5)
+    return bytes(brotli.compress(_wasm(name), quality=5))
 
 
 def _without_part(name: str) -> Written:
@@ -102,7 +102,7 @@ def _too_small(name: str) -> Written:
 
 
 def _wat(name: str, text: str) -> Written:
-    return write(wasmtime.wat2wasm(text), Writing(name=name))
+    return write(bytes(wasmtime.wat2wasm(text)), Writing(name=name))
 
 
 def _giant_of(name: str, tiers: str) -> Written:
@@ -269,7 +269,7 @@ def test_config_from_a_config_map_follows_it(stage: tuple[Scene, Operator]) -> N
 
 
 def test_a_giant_serves_from_the_baseline_tier(stage: tuple[Scene, Operator]) -> None:
-    """What the optimising compiler cannot have within its cap, the baseline one may, and it says so."""
+    """What the optimising compiler cannot have within its cap, the baseline one may."""
     scene, _ = stage
     scene.apply(_giant_of("giant", "auto"))
     scene.until_ready("giant")

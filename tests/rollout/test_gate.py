@@ -220,6 +220,23 @@ def test_one_that_does_not_fit_beside_others_is_passed_a_bounded_number_of_times
     assert started(decide(used(200), waited_for, [], OPEN, BOUNDS, 0.0))[0] == 0
 
 
+def test_the_least_patient_of_those_that_are_passed_decides() -> None:
+    """The line waits as soon as one of them may be passed no more, whoever came after it."""
+    waiting = [one(200, passes_left=1), one(200, passes_left=9), one(10, 0), one(10, 0)]
+    decision = decide(used(200), waiting, [flight(20, keep=10)], OPEN, BOUNDS, 0.0)
+    assert isinstance(decision, Start)
+    assert (decision.indexes, decision.passed) == ((2,), (0, 1))
+
+
+def test_what_one_batch_keeps_counts_within_it() -> None:
+    """Three times 100 MiB fit one after the other, four do not."""
+    waiting = [one(0, 100) for _ in range(4)]
+    assert started(decide(used(105), waiting, [], OPEN, BOUNDS, 0.0)) == (0, 1, 2)
+    compiling = [one(10, 100) for _ in range(4)]
+    assert started(decide(used(100), compiling, [], OPEN, BOUNDS, 0.0)) == (0, 1, 2)
+    assert started(decide(used(101), compiling, [], OPEN, BOUNDS, 0.0)) == (0, 1)
+
+
 def test_the_lowest_starts_only_if_nobody_else_could() -> None:
     """A recompilation behind what serves takes no room that a start waits for."""
     lowest, flights = one(10, lowest=True), [flight(20, keep=10)]

@@ -145,6 +145,25 @@ async def test_one_that_fits_in_no_way_makes_no_flood_of_events() -> None:
 
 
 @virtually
+async def test_a_big_one_is_not_passed_by_small_ones_for_ever() -> None:
+    """Three may pass it here; then the line waits for it, and goes on behind it."""
+    starts = Starts(used=200, passes_max=3)
+    starts.ask("early", cost(20))
+    await settled()
+    starts.ask("big", cost(209))
+    for i in range(6):
+        starts.ask(str(i), cost(20))
+        await settled(1)
+    assert starts.admitted == ["early", "0", "1", "2"]
+    starts.end(*starts.admitted)
+    await settled(1)
+    assert starts.admitted[4:] == ["big"]
+    starts.permits["big"].compiled()
+    await settled(1)
+    assert starts.admitted[5:] == ["3", "4", "5"]
+
+
+@virtually
 async def test_who_waits_is_told_why_and_where_it_stands() -> None:
     """The message of the Admitted condition, for memory and for a permit."""
     starts = Starts(used=431)
@@ -164,6 +183,22 @@ async def test_who_waits_is_told_why_and_where_it_stands() -> None:
     assert busy.rollout.explain(key(4)) == Verdict(
         False, Reason.WAITING_FOR_TURN, "2 of 2 starts are under way; 3 wait, 3rd in line"
     )
+
+
+@virtually
+async def test_who_still_waits_after_a_start_is_told_nothing_else_meanwhile() -> None:
+    """Its condition does not flap with every batch that others start in."""
+    starts = Starts(used=200)
+    for name in "abc":
+        starts.ask(name, cost(512, known=False))
+    await settled()
+    starts.blocking.takes_s = 0.1
+    starts.permits["a"].compiled()
+    await settled(0.11)
+    assert starts.admitted == ["a", "b"]  # and the next reading is being taken
+    verdict = starts.rollout.explain(key("c"))
+    assert verdict
+    assert verdict.reason is Reason.WAITING_FOR_MEMORY
 
 
 @virtually
@@ -200,6 +235,23 @@ async def test_what_is_learned_while_it_waits_counts() -> None:
     assert starts.permits["b"].cost == cost(100)
 
 
+@virtually
+async def test_a_price_that_cannot_be_told_holds_nobody_up() -> None:
+    """A bug in a prediction costs that start its best place, and not everybody's."""
+    prices = iter([cost(512, known=False)])
+    starts = Starts(used=200)
+    starts.ask("first", cost(512, known=False))
+    starts.ask("odd", functools.partial(next, prices))
+    starts.ask("last", cost(60))
+    await settled()
+    starts.permits["first"].compiled()
+    await settled(1)
+    assert starts.admitted == ["first", "odd"]
+    starts.permits["odd"].compiled()
+    await settled(1)
+    assert starts.admitted == ["first", "odd", "last"]
+
+
 @pytest.mark.parametrize(("used", "cap"), [(100, 256), (200, 208), (408, 0), (500, 0)])
 def test_a_child_may_take_what_is_below_the_high_watermark_and_not_kept_by_others(
     used: int, cap: int
@@ -208,12 +260,28 @@ def test_a_child_may_take_what_is_below_the_high_watermark_and_not_kept_by_other
 
     async def live() -> None:
         starts = Starts(compile_bytes_max=256 * MIB)
-        for name in "abc":
-            starts.ask(name, cost(10))
+        for name, peak in (("a", 230), ("b", 10), ("c", 10)):
+            starts.ask(name, cost(peak))
         await settled()
         starts.memory.used, starts.memory.garbage = used * MIB, 50 * MIB
         assert await starts.rollout.compile_cap(starts.permits["a"]) == cap * MIB
         assert starts.memory.trims == (cap < 256)
+
+    in_virtual_time(live())
+
+
+@pytest.mark.parametrize(("peak", "cap"), [(126, 158), (127, 208)])
+def test_a_child_that_is_known_to_need_less_than_there_is_waits_for_no_trim(
+    peak: int, cap: int
+) -> None:
+    """A quarter more than it took last time is enough; a trim takes longer than it helps."""
+
+    async def live() -> None:
+        starts = Starts()
+        starts.ask("a", cost(peak))
+        await settled()
+        starts.memory.used, starts.memory.garbage = 202 * MIB, 50 * MIB
+        assert await starts.rollout.compile_cap(starts.permits["a"]) == cap * MIB
 
     in_virtual_time(live())
 
@@ -230,6 +298,23 @@ async def test_children_that_run_at_once_share_what_there_is() -> None:
     assert list(caps) == [159 * MIB, 150 * MIB]  # of 310 less what the other keeps
     starts.permits["a"].compiled()
     assert await starts.rollout.compile_cap(starts.permits["b"]) == 309 * MIB
+
+
+@virtually
+async def test_beside_a_child_only_so_many_start_until_the_next_is_reckoned_with_them() -> None:
+    """A child may grow up to the high watermark: what came after its cap lives in what is above."""
+    starts = Starts(used=100)
+    keep = Cost(0, 30 * MIB, known=True)
+    starts.ask("a", cost(60))
+    await settled()
+    await starts.rollout.compile_cap(starts.permits["a"])
+    for name in ("b", "c"):
+        starts.ask(name, keep)
+    await settled()
+    assert starts.admitted == ["a", "b"]  # half of 102 MiB
+    await starts.rollout.compile_cap(starts.permits["a"])
+    await settled(1)
+    assert starts.admitted == ["a", "b", "c"]
 
 
 @virtually

@@ -80,6 +80,7 @@ class Oracle:
         _Judge(reading, waiting, in_flight, bounds, self.shut, state).go_through(
             started, decision.parked
         )
+        self._tried.update(waiting[index] for index in decision.parked)
         if isinstance(decision, Start):
             self.starts += len(started)
             self._count_passes(waiting, decision, bounds)
@@ -98,8 +99,6 @@ class Oracle:
         going = [i for i in start.indexes if waiting[i].cost.compile_bytes]
         counted = Counter(start.passed)
         for index, one in enumerate(waiting):
-            if index in start.parked or one.parked:
-                self._tried.add(one)
             if one.cost.compile_bytes and index not in start.indexes + start.parked:
                 passes = sum(1 for i in going if i > index)
                 must(counted[index] == passes, "passes are not counted")

@@ -37,7 +37,8 @@ class Plan:
     bounds: Bounds
     peaks: dict[str, int]  # by digest; some change, so that what was learned is a lie
     lies: bool
-    lag_s: float
+    lag_s: float  # of a reading, at most
+    stale: bool  # a reading that lags says so
     others_max: int  # what others may take
     failures: float  # chance of a start to fail
     deletions: int
@@ -57,6 +58,7 @@ def plan(seed: int) -> Plan:
         compile_bytes_min=r.choice([40, 64]) * MIB,
         reserve_bytes=r.choice([16, 32]) * MIB,
         low_fraction=r.choice([0.5, 0.7, 0.8]),
+        reading_age_s_max=r.choice([0.1, 1.0]),
     )
     base, room = r.randint(40, 120) * MIB, r.randint(100, 400) * MIB
     kept = count * KEEP_BYTES_MAX
@@ -68,7 +70,7 @@ def plan(seed: int) -> Plan:
     peaks |= {f"m{i}": r.randint(2, 9) * (limit + 512 * MIB) for i in range(min(giants, modules))}
     return Plan(
         seed=seed, workflows=count, limit=limit, base=base, bounds=bounds, peaks=peaks,
-        lies=r.random() < 0.3, lag_s=r.choice([0, 0, 0.05, 0.3]),
+        lies=r.random() < 0.3, lag_s=r.choice([0, 0, 0.05, 0.3]), stale=r.random() < 0.5,
         others_max=r.choice([0, 0, room // 2, room * 2]), failures=r.choice([0, 0, 0.05, 0.3]),
         deletions=r.choice([0, 0, count // 10, count // 2]), giants=min(giants, modules),
         waits_s=r.choice([0.0, 2.0, 30.0]),
@@ -79,7 +81,7 @@ class Pod:
     """Memory by who holds it; a reading shows what was true ``lag_s`` ago."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan = plan
+        self._plan, self._random = plan, random.Random(plan.seed + 2)
         self.kept = self.garbage = self.others = 0
         self.children: dict[object, int] = {}
         self._past: deque[tuple[float, int]] = deque([(0.0, plan.base)])
@@ -112,12 +114,13 @@ class Pod:
         self._past.append((_now(), self.used))
 
     def read(self) -> MemoryReading:
-        seen_at = _now() - self._plan.lag_s
+        seen_at = _now() - self._plan.lag_s * self._random.random()
         while len(self._past) > 1 and self._past[1][0] <= seen_at:
             self._past.popleft()
+        at = seen_at if self._plan.stale else _now()
         return MemoryReading(
-            at=_now(), used=self._past[0][1], limit=self._plan.limit, working_set=0,
-            anonymous=0, kind="simulated",
+            at=at, used=self._past[0][1], limit=self._plan.limit, working_set=0, anonymous=0,
+            kind="simulated",
         )  # fmt: skip
 
     def __str__(self) -> str:
@@ -182,11 +185,11 @@ class World:
         return self._digest(i) in {f"m{n}" for n in range(self.plan.giants)}
 
     async def _give_up_giants(self) -> None:
-        await asyncio.sleep(600)
+        await asyncio.sleep(10)
         for task in self.tasks.values():
             task.cancel()
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        await asyncio.sleep(600)
+        await asyncio.sleep(1)
 
     async def _workflow(self, i: int) -> None:
         pause_s = 1.0
@@ -265,10 +268,10 @@ class World:
         self._cached.add(digest)
 
     async def _others(self) -> None:
-        for _ in range(20 if self.plan.others_max else 0):
+        for _ in range(12 if self.plan.others_max else 0):
             self.pod.others = self._random.randint(0, self.plan.others_max)
             self.pod.changed()
-            await asyncio.sleep(self._random.random() * 20)
+            await asyncio.sleep(self._random.random() * 15)
         self.pod.others = 0
         self.pod.changed()
 

@@ -147,16 +147,16 @@ class Rollout:
     async def compile_cap(self, permit: Permit) -> int:
         """Return what a compile child may take that is spawned at once: 0 or more bytes.
 
-        That is what lies below the high watermark after a trim, less what others will keep, less
-        what the children that run already may take, less the peaks of those that may run beside
-        this one. Below ``compile_bytes_max`` it may be too little: then the child dies, not the
-        pod.
+        That is what lies below the high watermark, less what others will keep, less what the
+        children that run already may take, less the peaks of those that may run beside this one.
+        Memory is trimmed first, unless there is enough anyway: a trim takes as long as a tenth of
+        a small compile. It may be too little: then the child dies, not the pod.
         """
         async with self._one_cap:
             before = set(self._flights)
             look = await self._readings.look()
             cap = self._cap(permit, look.reading, before)
-            if cap < self._bounds.compile_bytes_max:
+            if cap < self._enough(permit.cost):
                 before = set(self._flights)
                 look = await self._readings.trimmed()
                 cap = self._cap(permit, look.reading, before)
@@ -204,7 +204,7 @@ class Rollout:
         waiter, reading = self._line.waiter(key), self._readings.last
         if waiter is None:
             return None
-        hold = self._holds.hold
+        hold = self._holds.latest
         held = hold is not None and hold.reason is Reason.WAITING_FOR_MEMORY
         memory = held or self._line.is_parked(waiter)
         if memory and reading:
@@ -237,7 +237,7 @@ class Rollout:
             try:
                 decision = await self._look()
             except Exception:
-                log.exception("nobody is admitted: memory could not be read")
+                log.exception("nobody is admitted for now")
             else:
                 if isinstance(decision, Start):
                     continue
@@ -262,6 +262,8 @@ class Rollout:
         if look.gave_back is None and self._readings.rested:
             flights = set(self._flights)
             return self._decide(await self._readings.trimmed(), flights)
+        if look.gave_back is None and decision.until:  # at the latest when a trim is due again
+            return replace(decision, until=min(decision.until, self._readings.rests_until))
         return decision
 
     def _full(self) -> Hold:
@@ -316,6 +318,10 @@ class Rollout:
             self._state = self._state.after_batch(self._bounds)
             self._readings.owe_a_trim()
         self._wake()
+
+    def _enough(self, cost: Cost) -> int:
+        full = self._bounds.compile_bytes_max
+        return min(full, cost.compile_bytes * 5 // 4) if cost.known else full
 
     def _cap(self, permit: Permit, reading: MemoryReading, before: set[Permit]) -> int:
         others = (before | self._flights) - {permit}

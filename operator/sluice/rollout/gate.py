@@ -111,7 +111,7 @@ class GateState:
     batch: int  # compiles under way at once, for now; at most bounds.compile_starts_max
     shut: bool = False  # above the high watermark, and not yet below the low one
     strained: bool = False  # memory was wanting since the last batch settled
-    beside_bytes: int = 0  # admitted since the last cap was given
+    beside_bytes: int = 0  # admitted beside a child since the last cap was given; then 0 again
 
     @classmethod
     def first(cls, bounds: Bounds) -> Self:
@@ -176,7 +176,7 @@ def decide(
     round_ = _Round(
         reading=reading,
         bounds=bounds,
-        state=_opened(state, reading, in_flight, bounds, gave_back),
+        state=_opened(state, reading, bounds, gave_back),
         trimmed=gave_back is not None,
         free=headroom(reading, in_flight, bounds),
         peaks=[flight.outstanding for flight in in_flight if flight.outstanding],
@@ -197,15 +197,9 @@ def headroom(reading: MemoryReading, in_flight: Collection[Flight], bounds: Boun
 
 
 def _opened(
-    state: GateState,
-    reading: MemoryReading,
-    in_flight: Sequence[Flight],
-    bounds: Bounds,
-    gave_back: int | None,
+    state: GateState, reading: MemoryReading, bounds: Bounds, gave_back: int | None
 ) -> GateState:
     """Return the state after the watermarks were looked at."""
-    if state.beside_bytes and not any(flight.cap_bytes for flight in in_flight):
-        state = replace(state, beside_bytes=0)
     if state.shut:
         return replace(state, shut=reading.used > bounds.low(reading.limit))
     if gave_back is None or reading.used <= bounds.high(reading.limit):

@@ -33,6 +33,7 @@ class Holds:
         self._seconds = dict.fromkeys(_REASONS, 0.0)
         self.counts = dict.fromkeys(_REASONS, 0)
         self.hold: Hold | None = None
+        self.latest: Hold | None = None  # what those who still wait are told after a start, too
         self._since = 0.0
         self.held_since: float | None = None
 
@@ -48,6 +49,7 @@ class Holds:
         """Take note of a decision on ``reading``; ``parked`` are those that fit in no way."""
         hold = decision if isinstance(decision, Hold) else None
         self._wait(hold, now)
+        self.latest = hold or self.latest
         shut = decision.state.shut
         if hold and hold.reason is Reason.WAITING_FOR_MEMORY:
             # Only begun here: one that waits for room beside others may be parked at the next look.
@@ -60,6 +62,7 @@ class Holds:
 
     def nobody_waits(self, reading: MemoryReading | None, now: float) -> None:
         self._wait(None, now)
+        self.latest = None
         self._resume(reading, "nobody waits any more", now)
 
     def _wait(self, hold: Hold | None, now: float) -> None:

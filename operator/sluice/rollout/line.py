@@ -3,6 +3,7 @@
 import asyncio
 import bisect
 import itertools
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from sluice.rollout.costs import Cost
 from sluice.rollout.gate import Bounds, Waiting
 from sluice.workflow import WorkflowKey
+
+log = logging.getLogger(__name__)
 
 Rank = tuple[bool, int, bool, int]  # lowest, -priority, new to serving, arrival
 _HEAD = 64  # how far the gate looks past those that do not fit
@@ -160,7 +163,7 @@ class Line:
         far = [entry[1] for lane in lanes for entry in lane[start : start + _REPRICED]]
         self._next_repriced = start + _REPRICED if far else 0
         for waiter in {*near, *far}:
-            if waiter.price and (cost := waiter.price()) != waiter.cost:
+            if (cost := _fresh(waiter)) != waiter.cost:
                 waiter.cost = cost
                 waiter.allowance = self._bounds.passes_max  # what was tried in vain was another
                 waiter.passes_left = min(waiter.passes_left, waiter.allowance)
@@ -170,3 +173,12 @@ class Line:
         waiter.lane.leave(waiter)
         waiter.parked = False
         self._lane(waiter).join(waiter, waiter.rank)
+
+
+def _fresh(waiter: Waiter) -> Cost:
+    try:
+        return waiter.price() if waiter.price else waiter.cost
+    except Exception:
+        log.exception("a start is not priced anew any more")
+        waiter.price = None  # or one would hold up the whole line, and tell of it at each look
+        return waiter.cost

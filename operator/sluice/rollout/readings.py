@@ -36,7 +36,7 @@ class Readings:
     ) -> None:
         self._source, self._trim, self._run_blocking = source, trim, run_blocking
         self._one_trim = asyncio.Lock()
-        self._rests_until = 0.0
+        self.rests_until = 0.0
         self._owed: asyncio.Task[None] | None = None
         self._owes = False
         self.last: MemoryReading | None = None
@@ -44,7 +44,7 @@ class Readings:
 
     @property
     def rested(self) -> bool:
-        return asyncio.get_running_loop().time() >= self._rests_until
+        return asyncio.get_running_loop().time() >= self.rests_until
 
     async def look(self) -> Look:
         """Read without a trim: never less than there is."""
@@ -58,7 +58,7 @@ class Readings:
             began = loop.time()
             before, after = await self._run_blocking(self._around_trim)
             self.last = after
-            self._rests_until = loop.time() + (loop.time() - began) * _TRIM_RESTS
+            self.rests_until = loop.time() + (loop.time() - began) * _TRIM_RESTS
         gave_back = max(0, before.used - after.used)
         self.trims += 1
         self.trimmed_bytes += gave_back
@@ -77,7 +77,7 @@ class Readings:
                 await self.trimmed()
             except Exception:
                 log.exception("memory could not be read after a trim")
-            rest_s = self._rests_until - asyncio.get_running_loop().time()
+            rest_s = self.rests_until - asyncio.get_running_loop().time()
             if rest_s > 0:
                 await asyncio.sleep(rest_s)
 

@@ -6,6 +6,7 @@ of names follows whenever kopf has listed anew, and now and then besides.
 """
 
 import asyncio
+import concurrent.futures
 import contextlib
 import itertools
 import logging
@@ -76,7 +77,7 @@ class Watch:
     async def _watch(self, stop: asyncio.Event) -> None:
         """Watch until ``stop``, or until kopf gives up: what serves goes on meanwhile."""
         loop = asyncio.get_running_loop()
-        stopping = threading.Event()
+        stopping: concurrent.futures.Future[None] = concurrent.futures.Future()
         ended = loop.create_future()
         # A thread and a loop of its own: at its end kopf cancels every task it finds in the loop
         # that was not there when it began, and in the main thread it takes the signals away.
@@ -88,7 +89,7 @@ class Watch:
         asked.cancel()
         if stop.is_set():
             self._stopped = True
-            stopping.set()
+            stopping.set_result(None)
             await asyncio.wait([ended], timeout=_END_S_MAX)
         else:
             log.error("the watch failed and is begun anew: %s", ended.result())
@@ -97,27 +98,28 @@ class Watch:
     def _watch_in_thread(
         self,
         loop: asyncio.AbstractEventLoop,
-        stopping: threading.Event,
+        stopping: "concurrent.futures.Future[None]",
         ended: "asyncio.Future[str]",
     ) -> None:
         async def watch() -> None:
-            try:
-                await kopf.operator(
-                    registry=self._registry(loop),
-                    settings=self._kopf_settings(),
-                    stop_flag=stopping,
-                    namespaces=self._namespaces,
-                    clusterwide=not self._namespaces,
-                    standalone=True,
-                )
-            finally:
-                # kopf waits for the flag in a thread, and the loop's end waits for that thread:
-                # without this a watch that failed would neither end nor be begun anew.
-                stopping.set()
+            # Cancelled, and not told by kopf's own stop_flag: kopf waits for that in a thread that
+            # outlives a failure, so a watch that failed would neither end nor be begun anew.
+            own, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            stopping.add_done_callback(lambda _: own.call_soon_threadsafe(task.cancel))
+            await kopf.operator(
+                registry=self._registry(loop),
+                settings=self._kopf_settings(),
+                namespaces=self._namespaces,
+                clusterwide=not self._namespaces,
+                standalone=True,
+            )
 
         failure = "it ended by itself"
         try:
             asyncio.run(watch())
+        except asyncio.CancelledError:
+            pass
         except Exception as e:  # noqa: BLE001 - whatever kopf fails of, what serves goes on
             failure = str(e) or type(e).__name__
         loop.call_soon_threadsafe(ended.set_result, failure)
