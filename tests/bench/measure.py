@@ -99,8 +99,9 @@ def _idle(scene: Scene, operator: Operator, count: int, before: int) -> None:
     began = time.monotonic()
     operator.start()
     wait_until(lambda: operator.metrics()[ready] == before + count, _WAIT_S, "all Ready again")
-    _say("warm restart", f"{count} Ready after {time.monotonic() - began:.1f} s, process start "
- X
+    took = time.monotonic() - began
+    _say("warm restart", f"{count} Ready {took:.1f} s after the process began; "
+         f"{_writes(operator):.0f} API writes, {operator.compiles():.0f} compiles")  # fmt: skip
 
 
 def _settled(operator: Operator) -> bool:
