@@ -11,7 +11,7 @@ from sluice.errors import BaselineRefused, HeadroomExceeded, WorkflowInvalid
 from sluice.reasons import Reason
 from sluice.rollout.batches import Permit, Rollout
 from sluice.rollout.costs import Cost, Costs
-from sluice.settings import Settings
+from sluice.settings import MIB, Settings
 from sluice.supply import Supplied, Supply
 from sluice.wasm.config import Tier
 from sluice.workflow import Workflow
@@ -78,7 +78,7 @@ class Provision:
         digest, size = workflow.digest, workflow.spec.module.size
         try:
             supplied = await self._supply.module(
-                workflow, tier, lambda: self._rollout.compile_cap(permit)
+                workflow, tier, lambda: self._cap(workflow, tier, permit)
             )
         except HeadroomExceeded as e:
             self._costs.failed(digest, size, tier, e.cap_bytes)
@@ -87,12 +87,25 @@ class Provision:
             if e.reason is Reason.COMPILE_OUT_OF_MEMORY:
                 self._costs.failed(digest, size, tier, self._settings.compile_memory_bytes_max)
             raise
+        self._costs.kept(digest, supplied.module.kept_bytes)
         if supplied.compiled:
             self._costs.compiled(digest, size, tier, supplied.module.entry.record["peak_bytes"])
         return supplied
 
+    async def _cap(self, workflow: Workflow, tier: Tier, permit: Permit) -> int:
+        """Return what the child may take; one that is known to need more is not tried."""
+        cap, cost = await self._rollout.compile_cap(permit), self.cost(workflow, tier)
+        if cost.known and cap < cost.compile_bytes:
+            raise HeadroomExceeded(
+                f"the pod has {cap // MIB} MiB left and the compile needs "
+                f"{cost.compile_bytes // MIB}; it is tried again when there is more",
+                cap,
+            )
+        return cap
+
     def _many_wait(self) -> bool:
-        return self._rollout.statistics().waiting >= self._settings.tiers_waiting_min
+        # Those that serve already and wait to be optimised are no reason to hurry.
+        return self._rollout.waiting_first >= self._settings.tiers_waiting_min
 
 
 class Choice:

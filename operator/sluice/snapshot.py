@@ -8,7 +8,7 @@ from sluice.outcome import Outcome
 from sluice.reasons import Reason
 from sluice.workflow import WorkflowKey
 
-_UNDER_WAY = frozenset({Reason.STARTING, Reason.WAITING_FOR_TURN, Reason.WAITING_FOR_MEMORY})
+UNDER_WAY = frozenset({Reason.STARTING, Reason.WAITING_FOR_TURN, Reason.WAITING_FOR_MEMORY})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class Snapshot:
     @property
     def settled(self) -> bool:
         """Whether nothing is under way that would change the answer: Ready, suspended, failed."""
-        return self.parked or self.ready.reason not in _UNDER_WAY
+        return self.parked or self.ready.reason not in UNDER_WAY
 
     @property
     def state(self) -> str:
@@ -69,7 +69,7 @@ class Snapshot:
             return "ready"
         if self.ready.reason is Reason.SUSPENDED:
             return "suspended"
-        return "starting" if self.ready.reason in _UNDER_WAY else "failed"
+        return "starting" if self.ready.reason in UNDER_WAY else "failed"
 
 
 class Reporter(Protocol):

@@ -7,20 +7,12 @@ from typing import Any
 
 from sluice.outcome import Outcome, OutcomeKind
 from sluice.reasons import Reason
-from sluice.snapshot import Run, Snapshot, Verdict
+from sluice.snapshot import UNDER_WAY, Run, Snapshot, Verdict
 
 _MESSAGE_CHARS_MAX = 1024
 _RUN_MESSAGE_CHARS_MAX = 256
 # What is under way is shown by the conditions; an event for each would be a flood.
-_QUIET = frozenset(
-    {
-        Reason.STARTING,
-        Reason.WAITING_FOR_TURN,
-        Reason.WAITING_FOR_MEMORY,
-        Reason.ADMITTED,
-        Reason.NOT_STARTED,
-    }
-)
+_QUIET = UNDER_WAY | {Reason.ADMITTED, Reason.NOT_STARTED}
 
 Status = dict[str, Any]
 
@@ -78,11 +70,20 @@ def reasons(status: Status) -> Status:
     return told | {"generation": status.get("observedGeneration"), "serving": status.get("serving")}
 
 
+def settled(status: Status) -> bool:
+    """Whether a status tells of no start that is under way."""
+    return _find(status, "Ready").get("reason") not in UNDER_WAY
+
+
 def notes(before: Status, after: Status) -> list[Note]:
     """Return the events that the way from one status to the next is worth."""
     found = []
     ready, was_ready = _find(after, "Ready"), _find(before, "Ready")
-    if ready["reason"] not in _QUIET and _differs(ready, was_ready):
+    revised = after.get("serving", {}).get("generation") != before.get("serving", {}).get(
+        "generation"
+    )
+    moved = any(ready[name] != was_ready.get(name) for name in ("status", "reason"))
+    if ready["reason"] not in _QUIET and (moved or (revised and ready["status"] == "True")):
         warning = ready["status"] == "False" and ready["reason"] != Reason.SUSPENDED
         found.append(Note(warning, ready["reason"], "Start", ready["message"]))
     elif ready["status"] == "True":
@@ -208,18 +209,6 @@ def _run_notes(before: Status, after: Status) -> list[Note]:
 
 def _find(status: Status, kind: str) -> Status:
     return next((c for c in status.get("conditions", ()) if c["type"] == kind), {})
-
-
-def _differs(condition: Status, before: Status) -> bool:
-    names = (
-        ("status", "reason", "message")
-        if condition["status"] == "True"
-        else (
-            "status",
-            "reason",
-        )
-    )
-    return any(condition[name] != before.get(name) for name in names)
 
 
 def _cut(text: str, chars_max: int) -> str:

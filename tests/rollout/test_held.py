@@ -112,6 +112,23 @@ async def test_a_rollout_that_does_not_fit_is_held_told_of_once_and_completes() 
 
 
 @virtually
+async def test_after_a_hold_batches_grow_again_with_each_that_met_no_want() -> None:
+    """The pod finds back to its pace by itself: 9 compiles at once, 4, 8 and 9 again."""
+    starts = Starts(used=431)
+    starts.ask("held", cost(60))
+    await settled()
+    starts.memory.used = 100 * MIB
+    sizes = []
+    for name in ("a", "b", "c", "d"):
+        await settled(1)
+        sizes.append(starts.rollout.statistics().batch_size)
+        starts.end(*starts.tasks)
+        await settled()
+        starts.ask(name, cost(60))
+    assert sizes == [4, 4, 8, 9]
+
+
+@virtually
 async def test_a_hold_ends_when_nobody_waits_any_more() -> None:
     """All that waited were deleted: an event that began does not stay alone."""
     starts = Starts(used=431)

@@ -100,7 +100,7 @@ def _limits(axes: Axes, facts: Facts) -> None:
         ("low watermark", facts.low_bytes / MIB, ":"),
     ):
         axes.axhline(value, color="black", linestyle=dashes, linewidth=0.9, zorder=1)
-        axes.annotate(f"{name} {value:.0f}", (1.0, value), xycoords=("axes fraction", "data"),
+        axes.annotate(f"{name} {value:.0f} MiB", (1.0, value), xycoords=("axes fraction", "data"),
                       xytext=(4, 0), textcoords="offset points", va="center",
                       fontsize=8)  # fmt: skip
 

@@ -6,35 +6,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sluice.bench.inputs import Inputs
-
-Tell = Callable[..., None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """What to run; paths are texts because it travels as JSON."""
-
-    strategy: str
-    inputs: str
-    data_dir: str
-    subscribe_wait_s: float
-    memory_limit_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Stage:
-    """What a strategy is given; ``hold`` keeps all it made alive until memory has been read."""
-
-    order: Order
-    inputs: Inputs
-    tell: Tell
-    hold: Callable[[], Any]
+from sluice.bench.stage import Order, Stage
 
 
 def tell(event: str, **facts: Any) -> None:

@@ -5,7 +5,7 @@ import logging
 from pathlib import Path
 
 from sluice import app
-from sluice.bench.child import Order, Stage, Tell
+from sluice.bench.stage import Order, Stage, Tell
 from sluice.metrics import Metrics
 from sluice.settings import Settings
 from sluice.snapshot import Snapshot, Verdict

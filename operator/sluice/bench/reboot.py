@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from sluice.bench.child import Order
 from sluice.bench.sampler import Sample, Sampler
+from sluice.bench.stage import Order
 
 _SETTLE_S = 0.5  # after the last engine serves, until what stays in memory is read
 _STALL_S = 600  # twice what one compile may take: without a word for so long, it will not end

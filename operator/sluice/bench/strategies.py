@@ -14,8 +14,8 @@ import brotli
 import wasmtime
 import zstandard
 
-from sluice.bench.child import Stage
 from sluice.bench.inputs import Input
+from sluice.bench.stage import Stage
 from sluice.wasm import config
 
 _THREADS = 12  # as many as starts_max

@@ -109,8 +109,8 @@ class Rollout:
         self._readings = Readings(source, trim, run_blocking)
         self._holds = Holds(told)
         self._flights: set[Permit] = set()
+        self._behind = 0  # waiting, and ``lowest``
         self._batches = 0
-        self._one_cap = asyncio.Lock()
         self._news = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
 
@@ -129,6 +129,7 @@ class Rollout:
         A ``cost`` that can be called is asked again while it waits: what others compiled
         meanwhile may be cached by then, or better known. It must be quick, and not raise.
         """
+        self._behind += lowest
         admitted: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         waiter = self._line.join(
             key, cost, admitted, priority=priority, served_before=served_before, lowest=lowest
@@ -139,6 +140,8 @@ class Rollout:
         except asyncio.CancelledError:
             self._withdraw(waiter, admitted)
             raise
+        finally:
+            self._behind -= lowest
         try:
             yield permit
         finally:
@@ -152,18 +155,18 @@ class Rollout:
         Memory is trimmed first, unless there is enough anyway: a trim takes as long as a tenth of
         a small compile. It may be too little: then the child dies, not the pod.
         """
-        async with self._one_cap:
+        before = set(self._flights)
+        look = await self._readings.look()
+        cap = self._cap(permit, look.reading, before)
+        if cap < self._enough(permit.cost):
             before = set(self._flights)
-            look = await self._readings.look()
+            look = await self._readings.trimmed()
             cap = self._cap(permit, look.reading, before)
-            if cap < self._enough(permit.cost):
-                before = set(self._flights)
-                look = await self._readings.trimmed()
-                cap = self._cap(permit, look.reading, before)
-            permit.cap_bytes = cap
-            if cap:  # it was reckoned with all that was admitted until now
-                self._state = replace(self._state, beside_bytes=0)
-            return cap
+        # No await from its reckoning to here: nobody is given the same memory meanwhile.
+        permit.cap_bytes = cap
+        if cap:  # it was reckoned with all that was admitted until now
+            self._state = replace(self._state, beside_bytes=0)
+        return cap
 
     def reading(self) -> MemoryReading:
         """Return memory as it is now, for those who show it; it decides nothing."""
@@ -193,6 +196,11 @@ class Rollout:
         """Return how many stand before ``key``, itself included; None: it does not wait."""
         waiter = self._line.waiter(key)
         return self._line.place(waiter) if waiter else None
+
+    @property
+    def waiting_first(self) -> int:
+        """How many wait to serve at all: those that are ``lowest`` are left out."""
+        return len(self._line) - self._behind
 
     def parked(self, key: WorkflowKey) -> bool:
         """Whether ``key`` waits for memory that nothing under way will bring."""

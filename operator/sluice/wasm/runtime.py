@@ -1,6 +1,7 @@
 """What all guests of a process share: an Engine and a linker a tier, the ticker, the mappings."""
 
 import contextlib
+import ctypes
 import fcntl
 import logging
 import resource
@@ -25,6 +26,29 @@ from sluice.wasm.ticker import Ticker
 log = logging.getLogger(__name__)
 
 
+class _HeapInfo(ctypes.Structure):
+    """``struct mallinfo2`` of glibc 2.33 and later."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena", "ordblks", "smblks", "hblks", "hblkhd",
+            "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost",
+        )
+    )  # fmt: skip
+
+
+def _heap_bytes() -> int:
+    """Return what is allocated from the C heap; 0 where the library does not tell."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except AttributeError:
+        return 0
+    mallinfo2.restype = _HeapInfo
+    info = mallinfo2()
+    return int(info.uordblks + info.hblkhd)
+
+
 @dataclass(eq=False, slots=True, weakref_slot=True)
 class Module:
     """Compiled code, mapped: shared by the engines of its digest and tier, unmapped after all."""
@@ -32,6 +56,7 @@ class Module:
     entry: Entry
     pre: wasmtime.InstancePre
     engine: wasmtime.Engine  # its tier's, which the stores of its guests belong to
+    kept_bytes: int  # of heap that it holds while it is mapped, about
 
     @property
     def tier(self) -> Tier:
@@ -115,11 +140,13 @@ class Runtime:
             return self._mapped.setdefault((digest, tier), module)
 
     def _map(self, entry: Entry, path: str) -> Module | None:
-        world = self._world(entry.tier)
+        world, before = self._world(entry.tier), _heap_bytes()
         try:
             # Only deserialize_file maps; deserialize(bytes) peaks at three times the size.
             code = wasmtime.Module.deserialize_file(world.engine, path)
-            return Module(entry, world.linker.instantiate_pre(code), world.engine)
+            pre = world.linker.instantiate_pre(code)
+            # What others allocated meanwhile is in it too: it is an estimate, for the next start.
+            return Module(entry, pre, world.engine, max(0, _heap_bytes() - before))
         except wasmtime.WasmtimeError as e:
             # The fingerprint should have told; what wasmtime itself refuses is compiled again.
             log.warning("cache entry refused: %s", e, extra={"digest": entry.digest})

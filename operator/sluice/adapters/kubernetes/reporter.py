@@ -17,6 +17,7 @@ from sluice import status
 from sluice.adapters.kubernetes.api import APPLY, Api, ApiError, pause_s
 from sluice.adapters.kubernetes.events import Events, Subject
 from sluice.metrics import Metrics
+from sluice.reasons import Reason
 from sluice.settings import Settings
 from sluice.snapshot import Snapshot, Verdict
 from sluice.status import Note, Status
@@ -131,9 +132,13 @@ class StatusReporter:
             return max(wait_s, self._settings.status_interval_s - since_s)
         if snapshot.settled:
             return wait_s
-        # What is under way is told once, not again for each place that it moves up in the line.
-        moved = status.reasons(wanted) != status.reasons(told)
-        return max(wait_s, self._settings.status_patience_s) if moved else None
+        # What is under way is told once, not again for each place that it moves up in the line;
+        # that it has left the line only if it stays under way for long.
+        if status.reasons(wanted) == status.reasons(told):
+            return None
+        first = status.settled(told) or snapshot.ready.reason is Reason.WAITING_FOR_MEMORY
+        settings = self._settings
+        return max(wait_s, settings.status_patience_s if first else settings.status_interval_s)
 
     def _begin(self, report: _Report) -> None:
         report.timer = None
