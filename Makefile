@@ -17,7 +17,7 @@ demo: $(VENV)/tests ## the main job without a cluster: throttled batches, result
 test: $(VENV)/tests ## all tests, on a real kube-apiserver and etcd (built once, then cached)
 	@$(BIN)/ruff check -q . && $(BIN)/ruff format -q --check . && $(BIN)/mypy && $(BIN)/lint-imports
 	@$(RUN) -m ground.binaries
-	$(RUN) -m pytest -n auto --dist loadgroup
+	$(RUN) -m pytest -n auto --dist loadfile
 
 fast: $(VENV)/tests ## the tests that need no cluster
 	$(RUN) -m pytest -n auto -m "not cluster and not slow"

@@ -1,5 +1,6 @@
 """What every test may use, and the order in which tests run."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ _CLUSTER = Path(__file__).parent / "cluster"
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seeds", type=int, default=100, help="simulated rollouts (default 100)")
     parser.addoption("--seed", type=int, default=None, help="the one simulated rollout to replay")
+
+
+def pytest_configure() -> None:
+    """Let what tests start hear Ctrl-C: a shell's background job ignores it, and so do its heirs."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -1,6 +1,7 @@
 """One runtime in a directory of its own, and short ways to modules, engines and outcomes on it."""
 
 import hashlib
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,8 @@ class Lab:
 
     def source(self, encoded: bytes, **claims: Any) -> Source:
         """Put a binary where an assembly would; ``claims`` say of it what is not so."""
-        path = self.settings.work_dir / f"{sha256(encoded)[:16]}.part"
+        # Another name for each, as an assembly has: two compiles of one module must not meet.
+        path = self.settings.work_dir / f"{sha256(encoded)[:16]}-{os.urandom(4).hex()}.part"
         path.write_bytes(encoded)
         said: dict[str, Any] = {"encoding": "none", "digest": sha256(encoded), "parts": "p"}
         return Source(path, **({"size": len(encoded)} | said | claims))

@@ -181,7 +181,7 @@ def _as_json(course: Course) -> dict[str, Any]:
 
 
 def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 3)
+    return None if seconds is None else round(seconds, 6)
 
 
 def _mib(count: int) -> str:

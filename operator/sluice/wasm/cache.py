@@ -94,11 +94,15 @@ class ModuleCache:
         record["mac"] = self._mac(record)
         path = self.path(digest, tier)
         temporary = output.with_suffix(".json")
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as f:
-            json.dump(record, f)
-        self.remove(digest, tier)
-        output.rename(path)
-        temporary.rename(path.with_suffix(".json"))
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+        try:
+            with os.fdopen(os.open(temporary, flags, 0o600), "w") as f:
+                json.dump(record, f)
+            self.remove(digest, tier)
+            output.rename(path)
+            temporary.rename(path.with_suffix(".json"))
+        finally:
+            temporary.unlink(missing_ok=True)  # or it would stand in the way of the next try
         self._evict(keep=path)
 
     def remove(self, digest: str, tier: Tier) -> None:
