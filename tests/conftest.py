@@ -16,7 +16,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Let what tests start hear Ctrl-C: a shell's background job ignores it, and so do its heirs."""
+    """Let what tests start hear Ctrl-C: a shell's background job and its heirs ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
