@@ -367,6 +367,9 @@ async def test_serves_soon_then_fast(open_stage: OpenStage) -> None:
     await until(lambda: all(tiers(key)[-1:] == ["optimizing"] for key in keys))
     assert ["baseline", "optimizing"] in [tiers(key) for key in keys]
     assert [await stage.result(key) for key in keys] == ["0", "1", "2", "3"]
+    sample = stage.metrics.registry.get_sample_value
+    assert sample("sluice_serving", {"tier": "optimizing"}) == 4
+    assert sample("sluice_serving", {"tier": "baseline"}) == 0
     for key in keys:
         ready = [s.ready.ok for s in stage.told.snapshots if s.key == key]
         assert ready == sorted(ready)  # once Ready, Ready throughout

@@ -103,12 +103,13 @@ def test_the_rollout_is_read_whenever_somebody_asks() -> None:
             trims=5, trimmed_bytes=6, reading=memory, low_bytes=0, high_bytes=0,
         )  # fmt: skip
 
-    metrics.rollout.watch(statistics, lambda: memory, Bounds())
+    metrics.rollout.watch(statistics, lambda: memory, Bounds(), lambda: 7)
     sample = metrics.registry.get_sample_value
     assert sample("sluice_starts_waiting") == 3
     waiting[0] = 5
     assert sample("sluice_starts_waiting") == 5
     assert sample("sluice_rollout_held") == 1
+    assert sample("sluice_cache_evictions_total") == 7
     assert sample("sluice_batches_total") == 4
     assert sample("sluice_trimmed_bytes_total") == 6
     assert sample("sluice_hold_seconds_total", {"reason": "WaitingForMemory"}) == 1.5

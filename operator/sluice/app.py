@@ -68,7 +68,7 @@ async def fleet(
     memory = find_source(settings.memory_limit_bytes or None)
     bounds = Bounds.of(settings)
     rollout = Rollout(bounds, memory, trim, told=lambda event: alive.held(event))  # noqa: PLW0108 - it is made below
-    metrics.rollout.watch(rollout.statistics, memory.read, bounds)
+    metrics.rollout.watch(rollout.statistics, memory.read, bounds, lambda: runtime.cache.evictions)
     supply = Supply(source, runtime, settings, metrics)
     costs = Costs(settings.data_dir / "costs", settings.compile_memory_bytes_max)
     provision = Provision(supply, rollout, costs, settings)

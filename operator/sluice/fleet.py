@@ -33,7 +33,7 @@ from sluice.life import (
     reading,
     requested_event,
 )
-from sluice.metrics import Metrics
+from sluice.metrics import Metrics, move
 from sluice.outcome import OutcomeKind
 from sluice.overview import overview
 from sluice.provision import Choice, Provision
@@ -121,7 +121,7 @@ class Fleet:
             return
         del self._lives[key]
         self._end(life)
-        self._count(life, "")
+        self._count(life, "", "")
         self._reporter.gone(key)
 
     def keys(self) -> dict[WorkflowKey, str]:
@@ -387,13 +387,11 @@ class Fleet:
 
     def _changed(self, life: Life) -> None:
         snapshot = life.snapshot(self._rollout)
-        self._count(life, snapshot.state)
+        self._count(life, snapshot.state, snapshot.serving.tier if snapshot.serving else "")
         if life.key in self._lives:
             self._reporter.changed(snapshot)
 
-    def _count(self, life: Life, state: str) -> None:
-        if life.state != state:
-            for name, step in ((life.state, -1), (state, 1)):
-                if name:
-                    self._metrics.workflows.labels(name).inc(step)
-            life.state = state
+    def _count(self, life: Life, state: str, tier: str) -> None:
+        move(self._metrics.workflows, life.state, state)
+        move(self._metrics.serving, life.tier, tier)
+        life.state, life.tier = state, tier

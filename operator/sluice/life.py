@@ -66,7 +66,8 @@ class Life:
     runs: deque[Run] = field(default_factory=deque)
     requested: str | None = None  # the token of the run on request that was taken up last
     handled: str | None = None  # … and of the one that is over
-    state: str = ""
+    state: str = ""  # as it is counted in the metrics, and the tier
+    tier: str = ""
 
     @property
     def key(self) -> WorkflowKey:

@@ -22,6 +22,12 @@ class Metrics:
         self.workflows = Gauge(
             "sluice_workflows", "Workflows by state.", ["state"], registry=registry
         )
+        self.serving = Gauge(
+            "sluice_serving",
+            "Workflows that serve, by the compiler of their code.",
+            ["tier"],
+            registry=registry,
+        )
         self.rollout = RolloutMetrics(registry)
         self.cache_lookups = Counter(
             "sluice_cache_lookups", "Lookups of compiled modules.", ["result"], registry=registry
@@ -64,6 +70,7 @@ class Metrics:
         for result in ("hit", "miss"):
             self.cache_lookups.labels(result)
         for tier in _TIERS:
+            self.serving.labels(tier)
             self.compile_seconds.labels(tier)
             self.compile_peak_bytes.labels(tier)
             for result in ("compiled", "refused", "unsupported", "headroom", "failed"):
@@ -74,6 +81,14 @@ class Metrics:
             self.api_writes.labels(written)
 
 
+def move(gauge: Gauge, before: str, after: str) -> None:
+    """Count one under ``after`` that was counted under ``before``; an empty label is nowhere."""
+    if before != after:
+        for label, step in ((before, -1), (after, 1)):
+            if label:
+                gauge.labels(label).inc(step)
+
+
 class RolloutMetrics:
     """What the rollout says of itself, read whenever somebody asks; at 0 until it is there."""
 
@@ -81,9 +96,16 @@ class RolloutMetrics:
         self._statistics: Callable[[], Any] | None = None
         registry.register(self)
 
-    def watch(self, statistics: Callable[[], Any], read: Callable[[], Any], bounds: Any) -> None:
-        """Show ``rollout.batches.Statistics``, fresh readings, and the watermarks of both."""
+    def watch(
+        self,
+        statistics: Callable[[], Any],
+        read: Callable[[], Any],
+        bounds: Any,
+        evictions: Callable[[], int],
+    ) -> None:
+        """Show ``rollout.batches.Statistics``, fresh readings and their watermarks, evictions."""
         self._statistics, self._read, self._bounds = statistics, read, bounds
+        self._evictions = evictions
 
     def collect(self) -> Iterator[Metric]:
         memory = GaugeMetricFamily(
@@ -95,6 +117,11 @@ class RolloutMetrics:
         for kind, value in self._memory().items():
             memory.add_metric([kind], value)
         yield memory
+        yield CounterMetricFamily(
+            "sluice_cache_evictions",
+            "Compiled modules that had to go for others.",
+            value=self._evictions() if self._statistics else 0,
+        )
         yield from self._line()
 
     def _memory(self) -> dict[str, float]:

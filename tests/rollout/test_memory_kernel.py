@@ -190,7 +190,8 @@ def test_the_setting_alone_counts_a_real_process_and_its_children() -> None:
     if source.read().kind != "processes":
         pytest.skip("these tests run under a memory limit themselves")
     before = source.read().anonymous
-    with mmap.mmap(-1, 32 * MIB) as held:  # a heap might have as much to give from before
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    with mmap.mmap(-1, 32 * MIB, private) as held:  # a heap may have as much left from before
         for page in range(0, 32 * MIB, mmap.PAGESIZE):
             held[page] = 1
         assert source.read().anonymous - before > 31 * MIB

@@ -34,12 +34,13 @@ def _refusal(lab: Lab, wasm: bytes, **claims: object) -> SluiceError:
 def test_a_module_is_compiled_into_an_entry_that_says_what_it_is(own_lab: Lab) -> None:
     """The answer names the interface, what was imported and exported, and what it took."""
     wasm = guest(_ECHO)
-    record = own_lab.compiling(wasm).run().entry.record
+    source = own_lab.source(wasm)
+    record = own_lab.runtime.compilation(source, own_lab.tier).run().entry.record
     assert record["abi"] == "wasi"
     assert record["exports"] == ["_start", "memory"]
     assert "wasi_snapshot_preview1.fd_write" in record["imports"]
     assert 10 * MIB < record["peak_bytes"] < 512 * MIB
-    assert list(own_lab.settings.work_dir.iterdir()) == [own_lab.source(wasm).path]
+    assert list(own_lab.settings.work_dir.iterdir()) == [source.path]
 
 
 def test_a_compressed_module_is_inflated_and_verified(own_lab: Lab) -> None:

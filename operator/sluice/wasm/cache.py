@@ -55,6 +55,7 @@ class ModuleCache:
 
     def __init__(self, directory: Path, fingerprints: Mapping[Tier, str], bytes_max: int) -> None:
         self.directory, self._fingerprints, self._bytes_max = directory, fingerprints, bytes_max
+        self.evictions = 0
         make_private(directory)
         self._key = _key(directory / "key")
         self._sweep()
@@ -155,6 +156,7 @@ class ModuleCache:
                 path.with_suffix(".json").unlink(missing_ok=True)
                 path.unlink(missing_ok=True)
                 total -= size
+                self.evictions += 1
 
     def _succeeded(self, path: Path) -> bool:
         """Say whether this is baseline code that has optimised code beside it: nobody's choice."""
