@@ -25,6 +25,7 @@ def main() -> None:
     """Measure on a control plane of its own and print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workflows", type=int, default=1000, help="idle ones")
+    parser.add_argument("--tiers", default="auto", help="the operator's policy")
     parser.add_argument("--starts", type=int, default=30, help="cached starts, one by one")
     options = parser.parse_args()
     with ControlPlane() as plane, tempfile.TemporaryDirectory(prefix="sluice-bench-") as place:
@@ -32,7 +33,8 @@ def main() -> None:
         plane.kubectl("wait", "--for=condition=Established", "-f", str(_CRDS))
         grant(plane)
         scene = Scene(plane, plane.create_namespace("bench"))
-        operator = Operator(plane.kubeconfig("operator"), Path(place), (scene.namespace,))
+        config, tiers = plane.kubeconfig("operator"), f"--tiers={options.tiers}"
+        operator = Operator(config, Path(place), (scene.namespace,), tiers)
         operator.start()
         try:
             _at_rest(operator)
