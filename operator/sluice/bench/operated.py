@@ -14,6 +14,7 @@ from sluice.wasm.engine import Engine
 from sluice.workflow import WorkflowKey
 
 _LOOK_S = 0.1
+_IN_VAIN_S = 10.0
 # Nothing is evicted between the cold run and the warm one, however large the modules are.
 _CACHE_BYTES_MAX = 1 << 40
 
@@ -106,14 +107,18 @@ def _keep(members: set[WorkflowKey], key: WorkflowKey, belongs: bool) -> bool:
 
 async def _until_over(metrics: Metrics, watch: _Watch, tell: Tell) -> None:
     """Tell of batches until all have settled and nobody waits to be optimised either."""
-    batches = 0.0
+    batches, held_since = 0.0, asyncio.get_running_loop().time()
     while True:
         samples = [sample for metric in metrics.rollout.collect() for sample in metric.samples]
         now = {sample.name: sample.value for sample in samples}
         if now["sluice_batches_total"] != batches:
             batches = now["sluice_batches_total"]
             tell("batch", batch=int(batches))
-        under_way = now["sluice_starts_waiting"] + now["sluice_starts_in_flight"]
-        if watch.settled and not under_way:
+        in_flight, loop_s = now["sluice_starts_in_flight"], asyncio.get_running_loop().time()
+        if not (now["sluice_rollout_held"] and not in_flight):
+            held_since = loop_s
+        # Held with nothing under way, by what no time will bring: some stay as they are.
+        in_vain = loop_s - held_since > _IN_VAIN_S
+        if watch.settled and (in_vain or not now["sluice_starts_waiting"] + in_flight):
             return
         await asyncio.sleep(_LOOK_S)
