@@ -22,7 +22,7 @@ _STATISTICS = Statistics(
     hold_reason=Reason.WAITING_FOR_MEMORY,
     hold_message="memory 431 of 512 MiB; 37 workflows wait until it falls to 358",
     hold_seconds={Reason.WAITING_FOR_MEMORY: 14.0, Reason.WAITING_FOR_TURN: 58.04},
-    holds={}, trims=4, trimmed_bytes=0, reading=_READING, low_bytes=0, high_bytes=0,
+    holds={}, trims=4, trimmed_bytes=0, reading=_READING,
 )  # fmt: skip
 
 

@@ -100,7 +100,7 @@ def test_the_rollout_is_read_whenever_somebody_asks() -> None:
             waiting=waiting[0], in_flight=2, batches=4, batch_size=9, held=True,
             hold_reason=Reason.WAITING_FOR_MEMORY, hold_message="",
             hold_seconds={Reason.WAITING_FOR_MEMORY: 1.5}, holds={Reason.WAITING_FOR_MEMORY: 1},
-            trims=5, trimmed_bytes=6, reading=memory, low_bytes=0, high_bytes=0,
+            trims=5, trimmed_bytes=6, reading=memory,
         )  # fmt: skip
 
     metrics.rollout.watch(statistics, lambda: memory, Bounds(), lambda: 7)

@@ -8,7 +8,7 @@ import binascii
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,13 @@ class Part:
 
     payload: bytes | str
     version: str
+
+
+def key_missing(ref: PartRef, keys: Iterable[str], version: str | None) -> ContentInvalid:
+    """Return what is told of a ConfigMap that is there, with other ``keys`` than the one named."""
+    has = ", ".join(sorted(keys)) or "none"
+    message = f"ConfigMap {ref.name} has no key {ref.key}; it has {has}"
+    return ContentInvalid(Reason.KEY_NOT_FOUND, message, {ref.name: version})
 
 
 _BLANKS = b" \t\r\n\v\f"

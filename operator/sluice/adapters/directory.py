@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, NoReturn
 
 import yaml
 
-from sluice.binary import Part
+from sluice.binary import Part, key_missing
 from sluice.desire import Desire
 from sluice.errors import ContentInvalid, WorkflowInvalid
 from sluice.reasons import Reason
@@ -138,12 +138,7 @@ class Directory:
         for section in ("binaryData", "data"):
             if (payload := _section(body, section).get(ref.key)) is not None:
                 return Part(_payload(section, payload, ref, version), version)
-        keys = sorted([*_section(body, "binaryData"), *_section(body, "data")])
-        raise ContentInvalid(
-            Reason.KEY_NOT_FOUND,
-            f"ConfigMap {ref.name} has no key {ref.key}; it has {', '.join(keys) or 'none'}",
-            {ref.name: version},
-        )
+        raise key_missing(ref, [*_section(body, "binaryData"), *_section(body, "data")], version)
 
     async def version(self, namespace: str, name: str) -> str | None:
         place = self._config_maps.get(WorkflowKey(namespace, name))

@@ -78,8 +78,6 @@ class Statistics:
     trims: int
     trimmed_bytes: int
     reading: MemoryReading | None
-    low_bytes: int
-    high_bytes: int
 
 
 class Rollout:
@@ -174,7 +172,6 @@ class Rollout:
 
     def statistics(self) -> Statistics:
         reading, holds = self._readings.last, self._holds
-        limit = reading.limit if reading else 0
         return Statistics(
             waiting=len(self._line),
             in_flight=len(self._flights),
@@ -188,8 +185,6 @@ class Rollout:
             trims=self._readings.trims,
             trimmed_bytes=self._readings.trimmed_bytes,
             reading=reading,
-            low_bytes=self._bounds.low(limit),
-            high_bytes=self._bounds.high(limit),
         )
 
     def place(self, key: WorkflowKey) -> int | None:

@@ -9,7 +9,7 @@ import asyncio
 import http
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,7 +42,6 @@ class _Report:
     written_at: float = -1e9
     not_before: float = -1e9
     failures: int = 0
-    notes: list[Note] = field(default_factory=list)
 
 
 class StatusReporter:

@@ -6,7 +6,7 @@ import http
 from typing import Any, NoReturn
 
 from sluice.adapters.kubernetes.api import METADATA, Api, ApiError
-from sluice.binary import Part
+from sluice.binary import Part, key_missing
 from sluice.errors import ContentInvalid
 from sluice.reasons import Reason
 from sluice.workflow import PartRef
@@ -26,12 +26,8 @@ class ConfigMaps:
         version = _version(body)
         payload = _payload(body, ref)
         if payload is None:
-            keys = sorted([*(body.get("binaryData") or {}), *(body.get("data") or {})])
-            raise ContentInvalid(
-                Reason.KEY_NOT_FOUND,
-                f"ConfigMap {ref.name} has no key {ref.key}; it has {', '.join(keys) or 'none'}",
-                {ref.name: version},
-            )
+            keys = [*(body.get("binaryData") or {}), *(body.get("data") or {})]
+            raise key_missing(ref, keys, version)
         return Part(payload, version)
 
     async def version(self, namespace: str, name: str) -> str | None:
