@@ -20,7 +20,7 @@ from sluice.reasons import Reason
 from sluice.rollout.batches import Rollout
 from sluice.rollout.costs import Costs
 from sluice.rollout.gate import Bounds
-from sluice.rollout.memory import find_source, trim
+from sluice.rollout.memory import find_source, spare_what_stays, trim
 from sluice.settings import Settings
 from sluice.snapshot import Reporter
 from sluice.supply import Source, Supply
@@ -88,6 +88,7 @@ async def operate(options: Operator, settings: Settings) -> None:
     from sluice.adapters.kubernetes.source import ConfigMaps
     from sluice.adapters.kubernetes.watch import Watch
 
+    spare_what_stays()
     metrics, stop = Metrics(), asyncio.Event()
     on_signal(stop.set)
     async with contextlib.AsyncExitStack() as open_:

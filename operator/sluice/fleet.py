@@ -272,7 +272,7 @@ class Fleet:
             await self._subscribe(engine)
             armed = triggers.arm(workflow, lambda event: self._fire(life, event))
             # 5 only now it takes the place of the one before
-            self._serve(life, Alive(workflow, config, engine, armed))
+            self._serve(life, Alive(workflow, config, engine, armed, supplied.seen))
         # 6 what was asked for meanwhile
         self._settle(life)
 
@@ -319,7 +319,7 @@ class Fleet:
         """Look at the ConfigMaps of what serves; return when its config has changed."""
         alive = life.alive
         assert alive is not None
-        async for verdict in self._upkeep.watch(alive.workflow, alive.config):
+        async for verdict in self._upkeep.watch(alive.workflow, alive.config, alive.seen):
             if verdict != life.source:
                 life.source = verdict
                 self._changed(life)

@@ -30,6 +30,7 @@ class Alive:
     config: str
     engine: Engine
     armed: ExitStack
+    seen: dict[str, str | None] = field(default_factory=dict)  # as ``supply.Supplied`` has it
     note: str = ""  # why it serves from the tier that it does, where that is worth a word
 
     @property

@@ -27,8 +27,8 @@ class Provision:
     def policy(self, workflow: Workflow) -> str:
         return workflow.spec.tiers or self._settings.tiers
 
-    def first_tier(self, workflow: Workflow) -> Tier:
-        """Return the tier that a start of ``workflow`` would take now."""
+    def first_tier(self, workflow: Workflow, *, many: bool) -> Tier:
+        """Return the tier that a start of ``workflow`` would take, one of ``many`` or not."""
         policy, digest = self.policy(workflow), workflow.digest
         if policy == "optimizing" or self._supply.baseline_refused(digest):
             return Tier.OPTIMIZING
@@ -36,7 +36,7 @@ class Provision:
             return Tier.BASELINE
         if self._supply.cached(digest, Tier.OPTIMIZING):
             return Tier.OPTIMIZING
-        if self._supply.cached(digest, Tier.BASELINE) or self._many_wait():
+        if self._supply.cached(digest, Tier.BASELINE) or many:
             return Tier.BASELINE
         cost = self.cost(workflow, Tier.OPTIMIZING)
         too_large = cost.known and cost.compile_bytes >= self._settings.compile_memory_bytes_max
@@ -74,6 +74,11 @@ class Provision:
         """Whether what serves in ``tier`` is to be compiled by the optimising one behind it."""
         return tier is Tier.BASELINE and self.policy(workflow) == "auto"
 
+    def many_start(self) -> bool:
+        """Whether so many start at once that they had better serve soon."""
+        # Those that serve already and wait to be optimised are no reason to hurry.
+        return self._rollout.starting >= self._settings.tiers_waiting_min
+
     async def _compiled(self, workflow: Workflow, tier: Tier, permit: Permit) -> Supplied:
         digest, size = workflow.digest, workflow.spec.module.size
         try:
@@ -103,10 +108,6 @@ class Provision:
             )
         return cap
 
-    def _many_wait(self) -> bool:
-        # Those that serve already and wait to be optimised are no reason to hurry.
-        return self._rollout.waiting_first >= self._settings.tiers_waiting_min
-
 
 class Choice:
     """The tier that one start takes: chosen with the cost that its permit was given for."""
@@ -114,8 +115,11 @@ class Choice:
     def __init__(self, provision: Provision, workflow: Workflow) -> None:
         self._provision, self._workflow = provision, workflow
         self.tier = Tier.OPTIMIZING
+        self._many = False
 
     def cost(self) -> Cost:
         """Choose as things are now; asked until the permit is given."""
-        self.tier = self._provision.first_tier(self._workflow)
+        # The last of many is still one of them, though nobody waits behind it.
+        self._many = self._many or self._provision.many_start()
+        self.tier = self._provision.first_tier(self._workflow, many=self._many)
         return self._provision.cost(self._workflow, self.tier)

@@ -68,7 +68,7 @@ class Settings:
         "auto", "auto|optimizing|baseline", "compilers that may serve where a spec does not say"
     )
     tiers_waiting_min: int = _setting(
-        3, "workflows", "waiting from which on auto serves from the baseline tier first"
+        3, "workflows", "starting at once from which on auto serves from the baseline tier first"
     )
     compile_cpu_s_max: int = _setting(120, "CPU seconds", "CPU time of one compile child")
     compile_wall_s_max: int = _setting(300, "seconds", "wall time of one compile child")

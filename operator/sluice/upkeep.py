@@ -8,7 +8,7 @@ that a look can find is that somebody broke it, or mended it.
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 
 from sluice.errors import ContentInvalid, SluiceError, SourceUnavailable
 from sluice.reasons import Reason
@@ -45,14 +45,15 @@ class Upkeep:
             except SourceUnavailable:
                 continue  # no answer is no change
 
-    async def watch(self, workflow: Workflow, config: str) -> AsyncIterator[Verdict]:
+    async def watch(
+        self, workflow: Workflow, config: str, seen: dict[str, str | None]
+    ) -> AsyncGenerator[Verdict]:
         """Yield what is known of the ConfigMaps after each look; end when the config changed.
 
-        The first look reads the parts as a compile would, since one that was served from the
-        cache has never been read; later ones only if their versions changed.
+        ``seen`` are the versions whose parts held the digest. Others are read as a compile would,
+        and so is one that was served from the cache: nobody has read its parts yet.
         """
-        names = [ref.name for ref in workflow.spec.module.config_maps]
-        seen: dict[str, str | None] = {}
+        names = list({ref.name: None for ref in workflow.spec.module.config_maps})
         verdict = VERIFIED
         while True:
             pause_s = self._settings.source_check_s

@@ -24,7 +24,7 @@ _ATTEMPTS = """
         return "done"
 
     inherited, kept = int(sys.argv[1]), os.open(sys.argv[2], os.O_RDONLY)
-    sandbox.limit(512 << 20, 60, 1 << 20)
+    sandbox.limit(256 << 20, 512 << 20, 60, 1 << 20)
     sandbox.close_others({kept})
     held = sandbox.lock()
     print(json.dumps({
@@ -39,7 +39,8 @@ _ATTEMPTS = """
         "pipe": tried(os.pipe),
         "execute": tried(lambda: os.execv("/bin/true", ["true"])),
         "core": resource.getrlimit(resource.RLIMIT_CORE),
-        "memory": resource.getrlimit(resource.RLIMIT_AS),
+        "memory": resource.getrlimit(resource.RLIMIT_DATA),
+        "address space": resource.getrlimit(resource.RLIMIT_AS),
         "cpu": resource.getrlimit(resource.RLIMIT_CPU),
         "file": resource.getrlimit(resource.RLIMIT_FSIZE),
     }))
@@ -87,7 +88,8 @@ def test_only_the_descriptors_that_are_kept_stay_open(attempts: dict[str, object
 
 def test_the_limits_are_set_for_good(attempts: dict[str, object]) -> None:
     """Soft and hard limits are the same, so that nothing raises them again; no core is dumped."""
-    assert attempts["memory"] == [512 * MIB] * 2
+    assert attempts["memory"] == [256 * MIB] * 2
+    assert attempts["address space"] == [512 * MIB] * 2
     assert attempts["file"] == [MIB] * 2
     assert attempts["core"] == [0, 0]
     assert attempts["cpu"] == [60, 61]

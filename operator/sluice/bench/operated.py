@@ -7,6 +7,7 @@ from pathlib import Path
 from sluice import app
 from sluice.bench.stage import Order, Stage, Tell
 from sluice.metrics import Metrics
+from sluice.rollout.memory import spare_what_stays
 from sluice.settings import Settings
 from sluice.snapshot import Snapshot, Verdict
 from sluice.wasm.config import Tier
@@ -21,6 +22,7 @@ _CACHE_BYTES_MAX = 1 << 40
 
 def run(stage: Stage) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    spare_what_stays()
     asyncio.run(_run(stage))
 
 

@@ -107,7 +107,7 @@ class Rollout:
         self._readings = Readings(source, trim, run_blocking)
         self._holds = Holds(told)
         self._flights: set[Permit] = set()
-        self._behind = 0  # waiting, and ``lowest``
+        self._starting = 0  # from the line to the end of the block, but for ``lowest`` ones
         self._batches = 0
         self._news = asyncio.Event()
         self._pump: asyncio.Task[None] | None = None
@@ -127,23 +127,34 @@ class Rollout:
         A ``cost`` that can be called is asked again while it waits: what others compiled
         meanwhile may be cached by then, or better known. It must be quick, and not raise.
         """
-        self._behind += lowest
+        self._starting += not lowest
+        try:
+            permit = await self._admitted(key, priority, cost, served_before, lowest)
+            try:
+                yield permit
+            finally:
+                permit.settle()
+        finally:
+            self._starting -= not lowest
+
+    async def _admitted(
+        self,
+        key: WorkflowKey,
+        priority: int,
+        cost: Cost | Callable[[], Cost],
+        served_before: bool,
+        lowest: bool,
+    ) -> Permit:
         admitted: asyncio.Future[Permit] = asyncio.get_running_loop().create_future()
         waiter = self._line.join(
             key, cost, admitted, priority=priority, served_before=served_before, lowest=lowest
         )
         self._wake()
         try:
-            permit = await admitted
+            return await admitted
         except asyncio.CancelledError:
             self._withdraw(waiter, admitted)
             raise
-        finally:
-            self._behind -= lowest
-        try:
-            yield permit
-        finally:
-            permit.settle()
 
     async def compile_cap(self, permit: Permit) -> int:
         """Return what a compile child may take that is spawned at once: 0 or more bytes.
@@ -193,9 +204,9 @@ class Rollout:
         return self._line.place(waiter) if waiter else None
 
     @property
-    def waiting_first(self) -> int:
-        """How many wait to serve at all: those that are ``lowest`` are left out."""
-        return len(self._line) - self._behind
+    def starting(self) -> int:
+        """How many wait to serve or are on their way: those that are ``lowest`` are left out."""
+        return self._starting
 
     def parked(self, key: WorkflowKey) -> bool:
         """Whether ``key`` waits for memory that nothing under way will bring."""

@@ -22,9 +22,15 @@ _FILE_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 _NETWORK_RIGHTS, _SCOPES = 0b11, 0b11
 
 
-def limit(address_space_bytes: int, cpu_s: int, file_bytes: int) -> None:
-    """Bound this process; a violation is a clean abort, or SIGXCPU, or EFBIG."""
+def limit(data_bytes: int, address_space_bytes: int, cpu_s: int, file_bytes: int) -> None:
+    """Bound this process; a violation is a clean abort, or SIGXCPU, or EFBIG.
+
+    ``data_bytes``, of private writable memory (setrlimit(2), Linux 4.7 and later), follows what is
+    used. The address space also counts what is only reserved, so its bound is a wider one behind
+    it, for a kernel that knows the old meaning of the first.
+    """
     for kind, value in (
+        (resource.RLIMIT_DATA, data_bytes),
         (resource.RLIMIT_AS, address_space_bytes),
         (resource.RLIMIT_FSIZE, file_bytes),
         (resource.RLIMIT_CORE, 0),
