@@ -99,7 +99,9 @@ def children(process: "subprocess.Popen[str]") -> list[int]:
     return [int(pid) for text in told for pid in text.split()]
 
 
-@pytest.mark.parametrize("command", ["", "pack", "operator", "run", "trigger"])
+@pytest.mark.parametrize(
+    "command", ["", "pack", "operator", "run", "trigger", "executions", "logs", "status"]
+)
 def test_help_reads_well(sluice: Sluice, command: str) -> None:
     """What `--help` says is read by somebody before it ships: any change shows in review."""
     done = sluice(*command.split(), "--help", env={"HOME": "/home/you"})

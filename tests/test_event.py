@@ -47,3 +47,31 @@ def test_ids_sort_by_time_and_differ() -> None:
     ids = [new_id() for _ in range(100)]
     assert len(set(ids)) == len(ids)
     assert [i.partition("-")[0] for i in ids] == sorted(i.partition("-")[0] for i in ids)
+
+
+def test_attributes_that_somebody_gave_are_handed_on() -> None:
+    """Type, source, subject and content of an event that came over HTTP are its sender's."""
+    event = Event(
+        kind="http", trigger="hook", id="7", type="com.example.made", source="/there",
+        subject="it", content_type="image/png", data_base64="/w==",
+    )  # fmt: skip
+    told = json.loads(event.encode("/team/hello"))
+    assert (told["type"], told["source"], told["subject"]) == ("com.example.made", "/there", "it")
+    assert (told["datacontenttype"], told["data_base64"]) == ("image/png", "/w==")
+    assert "data" not in told
+
+
+def test_a_guest_can_tell_a_repeated_attempt() -> None:
+    """The second attempt of one event says so, in an extension attribute; the first has none."""
+    event = Event(kind="cron", trigger="nightly")
+    assert "sluiceattempt" not in json.loads(event.encode("/team/hello"))
+    assert json.loads(event.encode("/team/hello", 2))["sluiceattempt"] == 2
+
+
+@given(_JSON)
+def test_a_stay_on_disk_changes_nothing(data: object) -> None:
+    """What the journal gives back is the event that was put into it."""
+    event = Event(kind="manual", trigger="now", data=data)
+    again = Event.load(event.dump())
+    assert again == event
+    assert again.encode("/team/hello") == event.encode("/team/hello")

@@ -13,7 +13,8 @@ from sluice.settings import Settings, table
 
 UNITS = {
     "bytes", "seconds", "CPU seconds", "path", "workflows", "processes", "parts", "threads",
-    "executions", "requests", "requests per second", "of the limit",
+    "executions", "requests", "requests per second", "of the limit", "connections", "lines",
+    "names", "objects", "ranges and names", "results", "tries", "triggers",
 }  # fmt: skip
 
 

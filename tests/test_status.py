@@ -64,7 +64,18 @@ def test_golden_statuses() -> None:
         ),
         handled_run_at="b",
     )
-    moments = {"ready": READY, "starting": STARTING, "failed-edit": FAILED, "ran": ran}
+    failing = Verdict(
+        False,
+        Reason.RUNS_FAILING,
+        "the last 5 executions failed, the newest of them Failed: exit code 3",
+    )
+    moments = {
+        "ready": READY,
+        "starting": STARTING,
+        "failed-edit": FAILED,
+        "ran": ran,
+        "failing": replace(ran, succeeding=failing),
+    }
     for name, snapshot in moments.items():
         text = yaml.safe_dump(
             status.render(snapshot, {}, _NOON), sort_keys=False, allow_unicode=True, width=96
@@ -148,3 +159,39 @@ def test_what_is_told_is_bounded() -> None:
     message = status.render(long, {}, _NOON)["conditions"][0]["message"]
     assert len(message) == 1024
     assert message.endswith("…")
+
+
+_FAILING = Verdict(False, Reason.RUNS_FAILING, "the last 5 executions failed, the newest …")
+_SUCCEEDING = Verdict(True, Reason.RUNS_SUCCEEDING, "fewer than 5 executions in a row failed")
+
+
+def test_repeated_failures_are_a_condition_and_one_event() -> None:
+    """Where it turns there is one warning, where it turns back one event, and none between."""
+    runs = [(_run(f"{n}", OutcomeKind.FAILED),) for n in range(3)]
+    one = replace(READY, runs=runs[0], succeeding=_SUCCEEDING)
+    failing = replace(READY, runs=runs[1], succeeding=_FAILING)
+    still = replace(READY, runs=runs[2], succeeding=_FAILING)
+    well = replace(READY, runs=(_run("9", OutcomeKind.COMPLETED),), succeeding=_SUCCEEDING)
+    assert _notes(one, failing) == [(True, "RunsFailing")]
+    assert _notes(failing, still) == []
+    assert _notes(still, well) == [(False, "RunsSucceeding")]
+    assert _notes(READY, failing) == [(True, "RunsFailing")]
+    assert _notes(READY, replace(READY, succeeding=_SUCCEEDING)) == []
+
+
+def test_what_was_told_of_failures_outlives_the_process() -> None:
+    """A restart neither forgets that a workflow fails nor tells of it again."""
+    told = status.render(replace(READY, succeeding=_FAILING), {}, _NOON)
+    again = status.render(READY, told, _LATER)
+    assert again == told
+    assert status.notes(told, again) == []
+    garbled = {"conditions": [{"type": "Succeeding", "status": "False", "reason": "Nonsense"}]}
+    assert len(status.render(READY, garbled, _NOON)["conditions"]) == 4
+
+
+def test_good_news_of_executions_can_wait() -> None:
+    """That executions complete is no reason for a write of its own; that they fail is."""
+    before = status.render(READY, {}, _NOON)
+    for verdict, waits in ((_SUCCEEDING, True), (_FAILING, False)):
+        after = status.render(replace(READY, succeeding=verdict), before, _LATER)
+        assert (status.without_runs(after) == status.without_runs(before)) is waits

@@ -14,6 +14,7 @@ Exit codes: 0 all built, 1 a build failed, 3 a compiler is missing.
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -94,7 +95,20 @@ def make(name: str, modules: Path, *, pack: bool) -> str:
     command = [sys.executable, "-m", "sluice", "pack", str(module), "--name", name, *flags]
     # In the example's folder, so that its flags name the files beside them.
     _run([*command, "-o", str(packed)], source)
+    repoint(packed, EXAMPLES / "triggers")
     return f"{made}, packed {packed.stat().st_size:,}"
+
+
+_MODULE = re.compile(r"^  module:\n(?:    .*\n)+", re.MULTILINE)
+
+
+def repoint(packed: Path, followers: Path) -> None:
+    """Give the workflows that share a packed module its digest and its parts, as they are now."""
+    module = _MODULE.findall(packed.read_text())[-1]
+    for path in sorted(followers.glob("*.yaml")):
+        text = path.read_text()
+        if f"The module of ../{packed.name}," in text:
+            path.write_text(_MODULE.sub(lambda _: module, text))
 
 
 def _compiler(source: Path) -> Callable[[Path, Path], None]:

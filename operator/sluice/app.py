@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from sluice.adapters import http
-from sluice.errors import SourceUnavailable, WorkflowInvalid
-from sluice.fleet import Fleet, Subscribe, subscribe_nothing
+from sluice.errors import WorkflowInvalid
+from sluice.executions.journal import Journal
+from sluice.fleet import Fleet, Means, Subscribe, subscribe_nothing
 from sluice.metrics import Metrics
 from sluice.outcome import OutcomeKind
 from sluice.provision import Provision
@@ -22,14 +24,19 @@ from sluice.rollout.costs import Costs
 from sluice.rollout.gate import Bounds
 from sluice.rollout.memory import find_source, spare_what_stays, trim
 from sluice.settings import Settings
-from sluice.snapshot import Reporter
+from sluice.sinks import Deliveries, Door, Kind, Sink
+from sluice.snapshot import Reporter, Verdict
 from sluice.supply import Source, Supply
+from sluice.triggers import Doors
 from sluice.wasm.runtime import Runtime
 from sluice.workflow import API_VERSION, KIND, WorkflowKey
 
 if TYPE_CHECKING:
     from sluice.adapters.directory import Directory
+    from sluice.adapters.kubernetes.api import Api
+    from sluice.adapters.kubernetes.watch import Watch
     from sluice.adapters.terminal import Terminal
+    from sluice.adapters.webhooks import Webhooks
 
 log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -43,6 +50,8 @@ class Operator:
     namespaces: Collection[str]
     http_address: str
     http_port: int
+    trigger_address: str
+    trigger_port: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,8 +71,15 @@ async def fleet(
     settings: Settings,
     metrics: Metrics,
     subscribe: Subscribe = subscribe_nothing,
+    *,
+    journal: Path | None = None,
+    doors: Doors | None = None,
+    sink: Sink | None = None,
 ) -> AsyncIterator[Fleet]:
-    """Open a fleet; at the end of the block it is drained and all that it held is closed."""
+    """Open a fleet; at the end of the block it is drained and all that it held is closed.
+
+    Without a path for its ``journal`` what is accepted is gone with the process.
+    """
     runtime = await asyncio.to_thread(Runtime, settings)
     memory = find_source(settings.memory_limit_bytes or None)
     bounds = Bounds.of(settings)
@@ -72,7 +88,16 @@ async def fleet(
     supply = Supply(source, runtime, settings, metrics)
     costs = Costs(settings.data_dir / "costs", settings.compile_memory_bytes_max)
     provision = Provision(supply, rollout, costs, settings)
-    alive = Fleet(supply, runtime, rollout, provision, settings, metrics, reporter, subscribe)
+    means = Means(
+        supply=supply,
+        runtime=runtime,
+        rollout=rollout,
+        provision=provision,
+        journal=Journal(journal, settings, metrics),
+        doors=doors or Doors(),
+        sink=sink,
+    )
+    alive = Fleet(means, settings, metrics, reporter, subscribe)
     try:
         yield alive
     finally:
@@ -87,6 +112,7 @@ async def operate(options: Operator, settings: Settings) -> None:
     from sluice.adapters.kubernetes.reporter import StatusReporter
     from sluice.adapters.kubernetes.source import ConfigMaps
     from sluice.adapters.kubernetes.watch import Watch
+    from sluice.adapters.webhooks import Webhooks
 
     spare_what_stays()
     metrics, stop = Metrics(), asyncio.Event()
@@ -96,19 +122,105 @@ async def operate(options: Operator, settings: Settings) -> None:
         open_.push_async_callback(api.aclose)
         reporter = StatusReporter(api, settings, metrics, lambda key: alive.snapshot(key))  # noqa: PLW0108 - it is made below
         open_.push_async_callback(reporter.close)
-        alive = await open_.enter_async_context(fleet(ConfigMaps(api), reporter, settings, metrics))
+        webhooks = Webhooks(settings, metrics, lambda: starting())  # noqa: PLW0108 - likewise
+        doors = _doors(api, settings, metrics, webhooks, lambda: alive)
+        sinks = await open_.enter_async_context(_sinks(settings, metrics, lambda: alive, api))
+        journal = settings.data_dir / "executions.db"
+        opening = fleet(
+            ConfigMaps(api), reporter, settings, metrics, journal=journal, doors=doors, sink=sinks
+        )
+        alive = await open_.enter_async_context(opening)
         watch = Watch(api, alive, reporter, settings, options.namespaces)
+        starting = _starting(watch, alive)
         probes = http.serving(
             options.http_address,
             options.http_port,
             metrics.registry,
             watch.synced.is_set,
             alive.overview,
+            alive.executions,
         )
         port = await open_.enter_async_context(probes)
         log.info("probes and metrics are answered on port %d", port)
+        hooks = webhooks.serving(options.trigger_address, options.trigger_port)
+        port = await open_.enter_async_context(hooks)
+        log.info("http triggers are called on port %d", port)
+        await open_.enter_async_context(_beside(_once_synced(watch, alive)))
         await watch.run(stop)
         log.info("stopping: what runs may end within %g s", settings.drain_s)
+
+
+def _doors(
+    api: "Api",
+    settings: Settings,
+    metrics: Metrics,
+    webhooks: "Webhooks",
+    alive: Callable[[], Fleet],
+) -> Doors:
+    """Return what triggers reach a cluster through; ``alive`` is asked once they are armed."""
+    from sluice.adapters.kubernetes.secrets import Secrets
+    from sluice.adapters.kubernetes.watching import Watches
+
+    async def keep(key: WorkflowKey, uid: str, trigger: str, cursor: str) -> None:
+        await alive().executions.keep_cursor(key, uid, trigger, cursor)
+
+    def told(key: WorkflowKey, note: Verdict) -> None:
+        alive().note(key, note)
+
+    watches = Watches(api, settings, metrics, keep, told)
+    return Doors(http=webhooks, kubernetes=watches, secrets=Secrets(api, settings))
+
+
+def _starting(watch: "Watch", alive: Fleet) -> Callable[[], bool]:
+    """Return what says whether not every workflow has had its turn since the process began."""
+    turn_of_all = False
+
+    def starting() -> bool:
+        nonlocal turn_of_all
+        if not turn_of_all:  # once is enough: what starts later is one workflow's own affair
+            turn_of_all = watch.synced.is_set() and all(s.settled for s in alive.snapshots())
+        return not turn_of_all
+
+    return starting
+
+
+@asynccontextmanager
+async def _sinks(
+    settings: Settings, metrics: Metrics, alive: Callable[[], Fleet], api: "Api | None" = None
+) -> AsyncIterator[Deliveries]:
+    """Give where results go; what waits at the end of the block goes out, as far as it can soon."""
+    from sluice.adapters.egress import Egress
+    from sluice.adapters.sink_http import HttpSink
+
+    egress = Egress(settings, metrics, urlsplit(api.server).hostname if api else None)
+    doors: dict[Kind, Door] = {"http": HttpSink(egress, settings)}
+    if api:
+        from sluice.adapters.kubernetes.sink import ConfigMapSink
+
+        doors["configMap"] = ConfigMapSink(api, settings, metrics)
+    sinks = Deliveries(doors, settings, metrics, lambda key, note: alive().note(key, note))
+    try:
+        yield sinks
+    finally:
+        await sinks.close()
+        await egress.aclose()
+
+
+async def _once_synced(watch: "Watch", alive: Fleet) -> None:
+    """Let go of executions whose workflows were deleted while no operator looked."""
+    await watch.synced.wait()
+    alive.executions.all_known()
+
+
+@asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Do ``work`` while the block runs."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 async def run(options: Run, settings: Settings) -> bool:
@@ -126,8 +238,12 @@ async def run(options: Run, settings: Settings) -> bool:
     desires = directory.scan(settings)
     if not desires:
         _tell_nothing(options)
+    metrics = Metrics()
     with Terminal(options.output) as terminal:
-        async with fleet(directory, terminal, settings, Metrics()) as alive:
+        async with (
+            _sinks(settings, metrics, lambda: alive) as sinks,
+            fleet(directory, terminal, settings, metrics, sink=sinks) as alive,
+        ):
             terminal.expect(desire.key for desire in desires)
             for desire in desires:
                 alive.want(desire)
@@ -159,7 +275,7 @@ async def _once(alive: Fleet, terminal: "Terminal", stop: asyncio.Event) -> bool
     waits = {
         snapshot.key: finished
         for snapshot in alive.snapshots()
-        if (finished := alive.run_manually(snapshot.key)) is not None
+        if (finished := await alive.run_manually(snapshot.key)) is not None
     }
     if waits and not await _before(asyncio.wait(waits.values()), stop):
         raise KeyboardInterrupt
@@ -242,27 +358,6 @@ async def trigger(
         )
     ok = run["outcome"] == OutcomeKind.COMPLETED
     return Ended(ok, run.get("result", "") if ok else f"{run['outcome']}: {run.get('message', '')}")
-
-
-async def status(url: str) -> dict[str, Any]:
-    """Return the overview that an operator gives; raises SourceUnavailable where none answers."""
-    import aiohttp
-
-    try:
-        timeout = aiohttp.ClientTimeout(total=10)
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.get(f"{url.rstrip('/')}/status") as answer,
-        ):
-            answer.raise_for_status()
-            told: dict[str, Any] = await answer.json()
-            return told
-    except (aiohttp.ClientError, TimeoutError, ValueError) as e:
-        raise SourceUnavailable(
-            Reason.SOURCE_UNAVAILABLE,
-            f"no operator answers at {url}: {e or 'no answer in 10 s'}; run this in its pod "
-            "(kubectl exec), or beside a kubectl port-forward to it",
-        ) from None
 
 
 def on_signal(act: Callable[[], None]) -> None:

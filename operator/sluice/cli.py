@@ -25,6 +25,7 @@ from sluice.options import (
     text_of,
     workflow_name,
 )
+from sluice.queries import executions, logs, status
 from sluice.reasons import Reason
 from sluice.settings import Settings
 
@@ -49,7 +50,8 @@ def cli() -> None:
     """Run WebAssembly workflows on Kubernetes without ever being killed for memory."""
 
 
-cli.add_command(bench)
+for command in (bench, executions, logs, status):
+    cli.add_command(command)
 
 
 def main() -> NoReturn:
@@ -274,21 +276,6 @@ def _size(count: int) -> str:
     return f"{count / 1024:.0f} KiB" if count < 1 << 20 else f"{count / (1 << 20):.2f} MiB"
 
 
-@cli.command(short_help="Show memory, the rollout and what failed, of a running operator.")
-@click.option("--url", default="http://127.0.0.1:8080", show_default=True, envvar="SLUICE_URL",
-              show_envvar=True, help="Where the operator's HTTP port is.")  # fmt: skip
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def status(url: str, output: str) -> None:
-    """Show memory, the rollout, and what failed, of a running operator.
-
-    It answers inside its pod alone: kubectl exec, or a kubectl port-forward to it.
-    """
-    from sluice import app, overview
-
-    told = asyncio.run(app.status(url))
-    click.echo(json.dumps(told, indent=2) if output == "json" else overview.as_text(told))
-
-
 @cli.command()
 @click.option(
     "-n",
@@ -308,6 +295,14 @@ def status(url: str, output: str) -> None:
     "--http-port", default=8080, envvar="SLUICE_HTTP_PORT", show_default=True, show_envvar=True,
     type=click.IntRange(0, 65535), help="0 takes a free one, told in the log.",
 )  # fmt: skip
+@click.option(
+    "--trigger-address", default="0.0.0.0", envvar="SLUICE_TRIGGER_ADDRESS", show_default=True,  # noqa: S104
+    show_envvar=True, help="Where http triggers are called.",
+)  # fmt: skip
+@click.option(
+    "--trigger-port", default=8081, envvar="SLUICE_TRIGGER_PORT", show_default=True,
+    show_envvar=True, type=click.IntRange(0, 65535), help="0 takes a free one, told in the log.",
+)  # fmt: skip
 @log_options
 @settings_options(cluster=True)
 def operator(namespaces: tuple[str, ...], log_format: str, log_level: str, **values: Any) -> None:
@@ -322,6 +317,8 @@ def operator(namespaces: tuple[str, ...], log_format: str, log_level: str, **val
         namespaces=namespaces,
         http_address=values.pop("http_address"),
         http_port=values.pop("http_port"),
+        trigger_address=values.pop("trigger_address"),
+        trigger_port=values.pop("trigger_port"),
     )
     asyncio.run(app.operate(options, settings(values)))
 

@@ -3,13 +3,13 @@
 import asyncio
 import functools
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import replace
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sluice import triggers
-from sluice.desire import Desire, RunRequest
+from sluice.desire import Desire
 from sluice.errors import (
     ContentInvalid,
     EngineRefused,
@@ -18,8 +18,8 @@ from sluice.errors import (
     SourceUnavailable,
     WorkflowInvalid,
 )
-from sluice.event import Event, new_id
 from sluice.executions import Executions
+from sluice.executions.journal import Journal
 from sluice.idle import Idle
 from sluice.life import (
     ADMITTED,
@@ -28,27 +28,27 @@ from sluice.life import (
     WAITING,
     Alive,
     Life,
-    brief,
     names,
     reading,
-    requested_event,
 )
 from sluice.metrics import Metrics, move
-from sluice.outcome import OutcomeKind
 from sluice.overview import overview
 from sluice.provision import Choice, Provision
 from sluice.reasons import ABOUT_THE_MODULE, Reason
 from sluice.rollout.batches import Rollout
 from sluice.rollout.gate import Bounds
 from sluice.rollout.holds import HoldEvent
+from sluice.runs import Runs
 from sluice.settings import Settings
+from sluice.sinks import Sink
 from sluice.snapshot import Reporter, Run, Snapshot, Verdict
 from sluice.supply import Supply
+from sluice.triggers import Doors
 from sluice.upkeep import VERIFIED, Upkeep, pause
 from sluice.wasm.config import Tier
 from sluice.wasm.engine import Engine
 from sluice.wasm.runtime import Runtime
-from sluice.workflow import WorkflowKey
+from sluice.workflow import Workflow, WorkflowKey
 
 log = logging.getLogger(__name__)
 # A hold tells those at the head of the line at once why they wait; the others, when they are.
@@ -62,6 +62,19 @@ async def subscribe_nothing(_: Engine) -> None:
     """Return at once: a WASI program has no interface to subscribe through."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What a fleet is given to live by; whoever made it closes it."""
+
+    supply: Supply
+    runtime: Runtime
+    rollout: Rollout
+    provision: Provision
+    journal: Journal
+    doors: Doors
+    sink: Sink | None
+
+
 class Fleet:
     """Keeps what is alive equal to what is wanted.
 
@@ -71,24 +84,24 @@ class Fleet:
 
     def __init__(
         self,
-        supply: Supply,
-        runtime: Runtime,
-        rollout: Rollout,
-        provision: Provision,
+        means: Means,
         settings: Settings,
         metrics: Metrics,
         reporter: Reporter,
         subscribe: Subscribe = subscribe_nothing,
     ) -> None:
-        self._supply, self._runtime, self._rollout = supply, runtime, rollout
+        self._supply, self._runtime, self._rollout = means.supply, means.runtime, means.rollout
         self._settings, self._metrics, self._reporter = settings, metrics, reporter
-        self._provision, self._subscribe = provision, subscribe
-        self._upkeep = Upkeep(supply, settings)
-        self._executions = Executions(settings, metrics, self._finished, self._wake)
-        self._idle = Idle(self._executions, provision, rollout)
+        self._provision, self._subscribe = means.provision, subscribe
+        self._upkeep, self._doors = Upkeep(means.supply, settings), means.doors
         self._lives: dict[WorkflowKey, Life] = {}
+        self._runs = Runs(
+            means.journal, settings, metrics, self._lives, means.sink,
+            self._changed, self._note, self._wake,
+        )  # fmt: skip
+        self._executions = self._runs.executions
+        self._idle = Idle(self._executions, means.provision, means.rollout)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
         self._sweeping = self._spawn(self._sweep(), "sweep")
 
     def want(self, desire: Desire, handled: str | None = None, runs: tuple[Run, ...] = ()) -> None:
@@ -102,8 +115,9 @@ class Fleet:
             life = None
         if life is None:
             life = Life(desire, handled=handled, requested=handled)
-            life.runs = deque(runs, self._settings.runs_kept_max)
+            life.remember(runs, self._settings.runs_kept_max)
             self._lives[desire.key] = life
+            self._executions.know(desire.key, desire.uid)
             self._begin(life)
             return
         if desire.generation < life.desire.generation:
@@ -121,6 +135,7 @@ class Fleet:
             return
         del self._lives[key]
         self._end(life)
+        self._runs.forget(key)
         self._count(life, "", "")
         self._reporter.gone(key)
 
@@ -128,14 +143,19 @@ class Fleet:
         """Return the uid of every object that is known."""
         return {key: life.desire.uid for key, life in self._lives.items()}
 
-    def run_manually(self, key: WorkflowKey) -> "asyncio.Future[Run] | None":
-        """Queue a run with the data of the spec; None where nobody serves or would take it."""
-        life = self._lives[key]
-        try:
-            event = requested_event(life, RunRequest(new_id()))
-            return self._executions.submit(key, event)
-        except EngineRefused:
-            return None
+    @property
+    def executions(self) -> Executions:
+        """What is accepted, runs and is over, for whoever shows it."""
+        return self._executions
+
+    async def run_manually(self, key: WorkflowKey) -> "asyncio.Future[Run] | None":
+        """Hand in a run with the data of the spec; None where nobody serves or would take it."""
+        return await self._runs.now(self._lives[key])
+
+    def note(self, key: WorkflowKey, note: Verdict) -> None:
+        """Tell of something about an object that no condition shows."""
+        if life := self._lives.get(key):
+            self._note(life, note)
 
     def snapshot(self, key: WorkflowKey) -> Snapshot | None:
         life = self._lives.get(key)
@@ -164,16 +184,17 @@ class Fleet:
 
     async def close(self) -> bool:
         """Stop everything; what runs may end within the grace. Return whether all did."""
-        self._closing = True
+        self._runs.closing = True
         for life in self._lives.values():
             self._stop_task(life)
             if life.alive:
-                life.alive.armed.close()
+                self._disarm(life.alive)
         self._sweeping.cancel()
         drained = await self._executions.drain()
         if self._tasks:
             await asyncio.wait(self._tasks)
-        self._executions.close()
+        await self._executions.close()
+        self._runs.tell()
         return drained
 
     async def _sweep(self) -> None:
@@ -191,6 +212,8 @@ class Fleet:
         workflow = life.desire.workflow
         if workflow and workflow.spec.suspend:
             self._end(life)
+            self._executions.suspend(life.key)
+            life.held_off = self._runs.hold_off(life, workflow, self._doors)
             life.ready, life.admitted = SUSPENDED, replace(SUSPENDED, message="suspended")
             self._settle(life)
             return
@@ -204,10 +227,14 @@ class Fleet:
 
     def _end(self, life: Life) -> None:
         self._stop_task(life)
-        self._executions.detach(life.key)
+        life.held_off.close()
         if life.alive:
-            life.alive.armed.close()
+            self._disarm(life.alive)
             life.alive = None
+
+    def _disarm(self, alive: Alive) -> None:
+        # Nobody waits for it: it may have to close a connection, and a deletion acts at once.
+        self._spawn(alive.armed.aclose(), f"disarm {alive.workflow.key}")
 
     @staticmethod
     def _stop_task(life: Life) -> None:
@@ -270,7 +297,7 @@ class Fleet:
             # 4 the engine, what it subscribes to, and its triggers all or none
             engine = Engine(self._runtime, supplied.module, workflow, config)
             await self._subscribe(engine)
-            armed = triggers.arm(workflow, lambda event: self._fire(life, event))
+            armed = await self._arm(life, workflow)
             # 5 only now it takes the place of the one before
             self._serve(life, Alive(workflow, config, engine, armed, supplied.seen))
         # 6 what was asked for meanwhile
@@ -284,9 +311,7 @@ class Fleet:
         if not self._provision.optimizes(workflow, tier):
             return
         cost = functools.partial(self._provision.cost, workflow, Tier.OPTIMIZING)
-        done = False
-        while not done:
-            done = True
+        while True:
             try:
                 async with self._rollout.admit(
                     life.key, workflow.spec.priority, cost, lowest=True
@@ -294,11 +319,19 @@ class Fleet:
                     supplied = await self._provision.optimized(workflow, permit)
                 alive.engine.map(supplied.module)
             except HeadroomExceeded:
-                done = False  # back into the line, which knows now what it needs
+                continue  # back into the line, which knows now what it needs
             except SluiceError as e:
                 alive.note = f"the optimising compiler failed: {e.message}"
+            break
         life.ready = alive.praise
         self._changed(life)
+
+    async def _arm(self, life: Life, workflow: Workflow) -> AsyncExitStack:
+        self._executions.open(workflow)
+        async with self._runs.arming(life) as fire:
+            find = functools.partial(self._executions.find, life.key)
+            cursor = functools.partial(self._executions.cursor, life.key)
+            return await triggers.arm(workflow, self._doors, fire, find, cursor)
 
     def _starting(self, life: Life, admitted: Verdict, ready: Verdict) -> None:
         # A start for a changed config alone: what serves is what the object asks for, all along.
@@ -307,11 +340,13 @@ class Fleet:
             self._changed(life)
 
     def _serve(self, life: Life, alive: Alive) -> None:
-        # No await in here: no trigger fires between the two revisions, and none fires in both.
+        # No await in here: nothing comes between. For a moment both revisions are armed, and what
+        # fires in both has one id.
         before, life.alive = life.alive, alive
-        self._executions.attach(life.key, alive.engine)
+        self._executions.attach(alive.workflow, alive.engine)
+        life.held_off.close()
         if before:
-            before.armed.close()
+            self._disarm(before)
         life.admitted, life.ready, life.source = ADMITTED, alive.praise, VERIFIED
         log.info("%s", life.ready.message, extra=names(life.key))
 
@@ -338,52 +373,18 @@ class Fleet:
         settings, passing = self._settings, isinstance(error, SourceUnavailable)
         return pause(failures, settings.source_retry_s_max if passing else settings.retry_s_max)
 
-    # Executions
-
     def _take_up_request(self, life: Life) -> None:
         """Start the run that an annotation asks for, once, when there is somebody to run it."""
-        request = life.desire.run
-        if request is None or request.token == life.requested:
-            return
         settled = life.snapshot(self._rollout).settled
         if not settled or (life.alive is None and life.ready.reason is not Reason.SUSPENDED):
             return  # it is taken up when the start is over; a failed one may still be healed
-        life.requested = request.token
-        try:
-            finished = self._executions.submit(life.key, requested_event(life, request))
-        except EngineRefused as e:
-            life.handled = request.token
-            self._refused(life, e)
-            return
-        finished.add_done_callback(lambda done: self._handled(life, request.token, done.result()))
-
-    def _handled(self, life: Life, token: str, run: Run) -> None:
-        # Only when it is over: a process that ends before leaves it to the next one.
-        if self._closing and run.outcome.kind is OutcomeKind.CANCELLED:
-            return
-        life.handled = token
-        if self._lives.get(life.key) is life:
-            self._changed(life)
-
-    def _fire(self, life: Life, event: Event) -> None:
-        try:
-            self._executions.submit(life.key, event)
-        except EngineRefused as e:
-            self._refused(life, e)
-
-    def _refused(self, life: Life, error: SluiceError) -> None:
-        log.warning("%s: %s", error.reason, error.message, extra=names(life.key))
-        self._reporter.event(
-            life.snapshot(self._rollout), Verdict(False, error.reason, error.message)
-        )
-        self._changed(life)
-
-    def _finished(self, key: WorkflowKey, run: Run) -> None:
-        if life := self._lives.get(key):
-            life.runs.appendleft(brief(run, self._settings.result_bytes_max))
-            self._changed(life)
+        if handing_in := self._runs.take_up(life):
+            self._spawn(handing_in, f"run {life.key}")
 
     # Telling
+
+    def _note(self, life: Life, note: Verdict) -> None:
+        self._reporter.event(life.snapshot(self._rollout), note)
 
     def _changed(self, life: Life) -> None:
         snapshot = life.snapshot(self._rollout)

@@ -6,11 +6,15 @@ mapped pages and what the code has written to, 20 to 120 KiB of them for each mo
 
 from collections.abc import Iterable
 
-from sluice.errors import HeadroomExceeded, SluiceError
+from sluice.errors import HeadroomExceeded, SluiceError, SourceUnavailable
 from sluice.executions import Executions
 from sluice.life import Alive, Life
 from sluice.provision import Choice, Provision
 from sluice.rollout.batches import Rollout
+from sluice.upkeep import pause
+
+# Between tries to read a module anew while the cluster does not answer.
+_PAUSE_S_MAX = 15.0
 
 
 class Idle:
@@ -27,14 +31,20 @@ class Idle:
 
     async def bring_back(self, life: Life) -> None:
         """Map the module again, and go on with what waited for it; or say why it cannot be."""
-        alive = life.alive
-        try:
-            while alive and life.alive is alive and not await self._mapped(life, alive):
-                pass
-        except SluiceError as e:
-            self._executions.refuse(life.key, f"its module could not be had again: {e.message}")
-        else:
-            self._executions.awake(life.key)
+        alive, failures = life.alive, 0
+        while alive and life.alive is alive:
+            try:
+                if await self._mapped(life, alive):
+                    break
+            except SourceUnavailable:
+                failures += 1  # what waits is on disk, and has its own time to live
+            except SluiceError as e:
+                message = f"its module could not be had again: {e.message}"
+                self._executions.refuse(life.key, message)
+                return
+            if failures:
+                await pause(failures, _PAUSE_S_MAX)
+        self._executions.awake(life.key)
 
     async def _mapped(self, life: Life, alive: Alive) -> bool:
         workflow = alive.workflow

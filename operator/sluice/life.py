@@ -2,12 +2,15 @@
 
 import asyncio
 from collections import deque
-from contextlib import ExitStack
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 
 from sluice.desire import Desire, RunRequest
 from sluice.errors import EngineRefused
 from sluice.event import Event
+from sluice.outcome import Outcome, OutcomeKind
 from sluice.reasons import Reason
 from sluice.rollout.batches import Rollout
 from sluice.settings import MIB
@@ -29,7 +32,7 @@ class Alive:
     workflow: Workflow
     config: str
     engine: Engine
-    armed: ExitStack
+    armed: AsyncExitStack
     seen: dict[str, str | None] = field(default_factory=dict)  # as ``supply.Supplied`` has it
     note: str = ""  # why it serves from the tier that it does, where that is worth a word
 
@@ -63,8 +66,11 @@ class Life:
     admitted: Verdict = NOT_ADMITTED
     source: Verdict = NOT_READ
     alive: Alive | None = None
+    held_off: ExitStack = field(default_factory=ExitStack)  # the open doors of a suspended one
     task: asyncio.Task[None] | None = None
     runs: deque[Run] = field(default_factory=deque)
+    succeeding: Verdict | None = None  # None: no execution has told yet
+    failed_in_row: int = 0
     requested: str | None = None  # the token of the run on request that was taken up last
     handled: str | None = None  # … and of the one that is over
     state: str = ""  # as it is counted in the metrics, and the tier
@@ -79,6 +85,31 @@ class Life:
         """Whether what serves is what the object asks for."""
         alive = self.alive
         return bool(self.ready.ok and alive and alive.workflow.generation == self.desire.generation)
+
+    def judge(self, outcome: Outcome, failures_max: int) -> None:
+        """Take note of how an execution went; what is told changes only where it turns."""
+        if outcome.ok:
+            self.failed_in_row = 0
+            self.succeeding = Verdict(
+                True,
+                Reason.RUNS_SUCCEEDING,
+                f"fewer than {failures_max} executions in a row failed (failures_max)",
+            )
+        elif outcome.kind is not OutcomeKind.CANCELLED:
+            self.failed_in_row += 1
+            if self.failed_in_row == failures_max:
+                newest = f"{outcome.kind}: {outcome.message}" if outcome.message else outcome.kind
+                self.succeeding = Verdict(
+                    False,
+                    Reason.RUNS_FAILING,
+                    f"the last {failures_max} executions failed, the newest of them {newest}",
+                )
+
+    def remember(self, runs: Sequence[Run], kept_max: int) -> None:
+        """Take over what an earlier process told of runs, the newest first."""
+        self.runs = deque(runs, kept_max)
+        failed = takewhile(lambda run: not run.outcome.ok, runs)
+        self.failed_in_row = sum(run.outcome.kind is not OutcomeKind.CANCELLED for run in failed)
 
     def snapshot(self, rollout: Rollout) -> Snapshot:
         workflow = self.desire.workflow
@@ -97,6 +128,7 @@ class Life:
             serving=self.alive.facts if self.alive else None,
             runs=tuple(self.runs),
             handled_run_at=self.handled,
+            succeeding=self.succeeding,
             parked=waits is not None and rollout.parked(self.key),
         )
 

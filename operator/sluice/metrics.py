@@ -1,6 +1,7 @@
 """Every metric, born at 0, with labels of fixed sets: no tenant's name is ever a label."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import product
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -11,6 +12,8 @@ from sluice.reasons import Reason
 
 _FAST = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300)
 _MIB = 1 << 20
+_WEBHOOK_CODES = (200, 202, 204, 400, 401, 404, 405, 408, 409, 413, 415, 417, 429, 500, 503)
+TRIGGER_KINDS = ("cron", "manual", "startup", "http", "kubernetes")
 _TIERS = ("baseline", "optimizing")  # wasm.config.Tier, which lies above this
 
 
@@ -52,6 +55,11 @@ class Metrics:
             buckets=[n * _MIB for n in (64, 128, 192, 256, 384, 512, 1024, 2048)],
             registry=registry,
         )
+        self._make_executions(registry)
+        self._make_doors(registry)
+        self._bear()
+
+    def _make_executions(self, registry: CollectorRegistry) -> None:
         self.executions = Counter(
             "sluice_executions", "Executions by outcome.", ["outcome"], registry=registry
         )
@@ -59,26 +67,89 @@ class Metrics:
             "sluice_execution_seconds", "Wall time of executions.", buckets=_FAST,
             registry=registry,
         )  # fmt: skip
+        self.events = Counter(
+            "sluice_events", "Events that triggers handed in, and what became of them.",
+            ["trigger", "result"], registry=registry,
+        )  # fmt: skip
+        self.executions_waiting = Gauge(
+            "sluice_executions_waiting", "Executions that are accepted and wait.",
+            registry=registry,
+        )  # fmt: skip
+        self.executions_running = Gauge(
+            "sluice_executions_running", "Executions that run.", registry=registry
+        )
+        self.retries = Counter(
+            "sluice_retries", "Attempts that failed and are made again.", registry=registry
+        )
+        self.journal_commits = Counter(
+            "sluice_journal_commits", "Transactions of the journal.", registry=registry
+        )
+        self.journal_commit_seconds = Histogram(
+            "sluice_journal_commit_seconds", "Wall time of a transaction.", buckets=_FAST,
+            registry=registry,
+        )  # fmt: skip
+        self.journal_bytes = Gauge(
+            "sluice_journal_bytes", "Size of the journal.", registry=registry
+        )
+
+    def _make_doors(self, registry: CollectorRegistry) -> None:
         self.api_writes = Counter(
             "sluice_api_writes", "Writes to the API server.", ["kind"], registry=registry
         )
-        self._bear()
+        self.egress_requests = Counter(
+            "sluice_egress_requests",
+            "Requests that workflows asked for: answered, refused by the rules, or failed.",
+            ["result"],
+            registry=registry,
+        )
+        self.sink_deliveries = Counter(
+            "sluice_sink_deliveries",
+            "Results that were to go to a sink: delivered, failed, dropped (too many waited), or "
+            "superseded by a newer one.",
+            ["kind", "result"],
+            registry=registry,
+        )
+        self.watches = Gauge(
+            "sluice_watches",
+            "Watches of kubernetes triggers: open, or waiting to be opened again.",
+            ["state"],
+            registry=registry,
+        )
+        self.watch_gaps = Counter(
+            "sluice_watch_gaps",
+            "Times that a watch's past was gone and what changed was found by comparison.",
+            registry=registry,
+        )
+        self.webhook_requests = Counter(
+            "sluice_webhook_requests",
+            "Requests to the trigger port, by the code of the answer.",
+            ["code"],
+            registry=registry,
+        )
 
     def _bear(self) -> None:
-        for state in ("ready", "starting", "failed", "suspended"):
-            self.workflows.labels(state)
-        for result in ("hit", "miss"):
-            self.cache_lookups.labels(result)
-        for tier in _TIERS:
-            self.serving.labels(tier)
-            self.compile_seconds.labels(tier)
-            self.compile_peak_bytes.labels(tier)
-            for result in ("compiled", "refused", "unsupported", "headroom", "failed"):
-                self.compiles.labels(result, tier)
-        for kind in OutcomeKind:
-            self.executions.labels(kind)
-        for written in ("status", "event"):
-            self.api_writes.labels(written)
+        """Show each metric at 0 from the beginning, with every label that it may ever have."""
+        compiled = ("compiled", "refused", "unsupported", "headroom", "failed")
+        handed_in = ("accepted", "duplicate", "refused", "skipped")
+        sent = ("delivered", "failed", "dropped", "superseded")
+        labels: dict[Counter | Gauge | Histogram, tuple[Iterable[object], ...]] = {
+            self.workflows: (("ready", "starting", "failed", "suspended"),),
+            self.serving: (_TIERS,),
+            self.cache_lookups: (("hit", "miss"),),
+            self.compiles: (compiled, _TIERS),
+            self.compile_seconds: (_TIERS,),
+            self.compile_peak_bytes: (_TIERS,),
+            self.executions: (OutcomeKind,),
+            self.events: (TRIGGER_KINDS, handed_in),
+            self.api_writes: (("status", "event", "sink"),),
+            self.webhook_requests: (_WEBHOOK_CODES,),
+            self.egress_requests: (("answered", "refused", "failed"),),
+            self.sink_deliveries: (("http", "configMap"), sent),
+            self.watches: (("open", "waiting"),),
+        }
+        for metric, sets in labels.items():
+            for values in product(*sets):
+                metric.labels(*values)
 
 
 def move(gauge: Gauge, before: str, after: str) -> None:

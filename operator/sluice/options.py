@@ -17,7 +17,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 _INPUT_BYTES_MAX = 1 << 20  # the cluster itself takes no object with more
 _THREADS_MAX = 256
 # Bounds of what there is only on a cluster: `sluice run` takes them, and does not show them.
-_OF_THE_CLUSTER = {"status_interval_s", "status_patience_s", "api_writes_max", "resync_s"}
+_OF_THE_CLUSTER = {
+    "status_interval_s", "status_patience_s", "api_writes_max", "resync_s",
+    "http_connections_max", "http_bodies_bytes_max", "http_read_s_max", "http_wait_s_max",
+    "http_waits_max", "secret_age_s_max", "watch_namespaces", "watches_max",
+    "namespace_watches_max", "watched_objects_max", "watch_silence_s_max", "sink_config_map_s",
+    "sink_config_map_bytes_max",
+}  # fmt: skip
 
 
 def _name(what: str, form: str) -> Callable[[click.Context, click.Parameter, Any], Any]:

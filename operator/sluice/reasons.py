@@ -37,6 +37,7 @@ class Reason(StrEnum):
     SIZE_MISMATCH = "SizeMismatch"
     DIGEST_MISMATCH = "DigestMismatch"
     CONFIG_MAP_CHANGED = "ConfigMapChanged"
+    SECRET_NOT_FOUND = "SecretNotFound"  # noqa: S105 - a word of a condition
 
     # The module is wrong: the digest pins it, so only another module helps.
     NOT_WASM = "NotWasm"
@@ -51,8 +52,14 @@ class Reason(StrEnum):
     # The cluster or the operator: retried with backoff.
     SOURCE_UNAVAILABLE = "SourceUnavailable"
     SOURCE_FORBIDDEN = "SourceForbidden"
+    SECRET_FORBIDDEN = "SecretForbidden"  # noqa: S105 - likewise
+    TRIGGER_FORBIDDEN = "TriggerForbidden"
     COMPILE_FAILED = "CompileFailed"
     ENGINE_REFUSED = "EngineRefused"
+
+    # How the executions of one workflow go.
+    RUNS_SUCCEEDING = "RunsSucceeding"
+    RUNS_FAILING = "RunsFailing"
 
     # Only in events about the operator's pod: the rollout as a whole.
     ROLLOUT_HELD = "RolloutHeld"
@@ -62,6 +69,8 @@ class Reason(StrEnum):
     RUN_REFUSED = "RunRefused"
     RUN_FAILED = "RunFailed"
     RUN_RECOVERED = "RunRecovered"
+    QUEUE_FULL = "QueueFull"
+    SINK_FAILED = "SinkFailed"
 
 
 # The verdicts that are reached only after the parts were found to hold the digest.

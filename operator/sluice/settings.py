@@ -33,7 +33,9 @@ def _data_dir() -> Path:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     data_dir: Path = _setting(  # noqa: RUF009 - it returns a field
-        _data_dir, "path", "compiled modules and binaries being assembled; disk-backed, not tmpfs"
+        _data_dir,
+        "path",
+        "compiled modules, binaries being assembled, accepted events; disk-backed, not tmpfs",
     )
     starts_max: int = _setting(12, "workflows", "starts under way at once")
     compiles_max: int = _setting(1, "processes", "compile children at once")
@@ -81,8 +83,38 @@ class Settings:
         2048 * MIB, "bytes", "compiled modules on disk; the least recently used go first"
     )
     workers: int = _setting(_workers, "threads", "executions that run at the same time")
+    log_lines_max: int = _setting(
+        1000, "lines", "of an execution's log that are kept, the last ones of its limits.log"
+    )
     running_max: int = _setting(5, "executions", "of one workflow at once")
+    namespace_running_max: int = _setting(4, "executions", "of one namespace's workflows at once")
     queue_max: int = _setting(50, "executions", "waiting for one workflow")
+    queue_ttl_s: float = _setting(
+        600.0, "seconds", "that an event waits while its workflow could run, until it is refused"
+    )
+    accepted_max: int = _setting(10_000, "executions", "accepted and not over, of all workflows")
+    journal_bytes_max: int = _setting(
+        256 * MIB, "bytes", "of events accepted and not over, of all workflows"
+    )
+    events_memory_bytes_max: int = _setting(
+        MIB, "bytes", "of waiting events held in memory; the others are read when their turn comes"
+    )
+    attempts_max: int = _setting(
+        3, "executions", "of one event that end with the whole process, until it is refused"
+    )
+    failures_max: int = _setting(
+        5, "executions", "of one workflow that fail in a row until a condition says so"
+    )
+    history_max: int = _setting(100, "executions", "of one workflow that are kept when over")
+    history_age_s: float = _setting(
+        7 * 86400.0, "seconds", "that an execution is kept when it is over"
+    )
+    history_bytes_max: int = _setting(
+        64 * MIB, "bytes", "of results and logs that are kept, of all workflows"
+    )
+    ids_remembered_max: int = _setting(
+        100_000, "executions", "that are over, by whose ids a repeated event is known"
+    )
     # More than the schema of the status takes would make every write of it fail.
     runs_kept_max: int = _setting(
         5, "executions", "of one workflow that its status shows, at most 20", most=20
@@ -107,6 +139,55 @@ class Settings:
         1.0, "seconds", "that a start may take before the status says so"
     )
     api_writes_max: int = _setting(4, "requests", "writes to the API server at once")
+    watch_namespaces: str = _setting(
+        "",
+        "names",
+        "of the namespaces that kubernetes triggers may watch beside their workflow's own; * is "
+        "every one, and what lies in none",
+    )
+    watches_max: int = _setting(100, "triggers", "that watch objects of the cluster, in all")
+    namespace_watches_max: int = _setting(
+        30, "triggers", "that watch objects of the cluster, of one namespace's workflows"
+    )
+    watched_objects_max: int = _setting(
+        1000, "objects", "of one kubernetes trigger that are known by name, to find what changed"
+    )
+    watch_silence_s_max: float = _setting(
+        150.0, "seconds", "without a word from a watch until it is opened anew"
+    )
+    egress_allow: str = _setting(
+        "", "ranges and names", "that requests of workflows may reach, though closed by default"
+    )
+    egress_deny: str = _setting(
+        "", "ranges and names", "that requests of workflows may not reach, whatever is allowed"
+    )
+    egress_requests_max: int = _setting(32, "connections", "of requests of workflows at once")
+    sinks_waiting_max: int = _setting(100, "results", "waiting for one workflow's sink")
+    sinks_bytes_max: int = _setting(32 * MIB, "bytes", "of results that wait for sinks, in all")
+    sinks_sending_max: int = _setting(8, "results", "being sent to sinks at once")
+    sink_tries_max: int = _setting(6, "tries", "of one result at its sink")
+    sink_s_max: float = _setting(300.0, "seconds", "for all tries of one result at its sink")
+    sink_timeout_s: float = _setting(10.0, "seconds", "of one try at an HTTP sink")
+    sink_config_map_s: float = _setting(
+        1.0, "seconds", "between writes of one workflow's ConfigMap; what is newer supersedes"
+    )
+    sink_config_map_bytes_max: int = _setting(
+        960 << 10, "bytes", "of a result in a ConfigMap, which holds 1 MiB in all", most=1 << 20
+    )
+    http_connections_max: int = _setting(128, "connections", "to the trigger port at once")
+    http_bodies_bytes_max: int = _setting(
+        8 * MIB, "bytes", "of events that are being sent to the trigger port at once"
+    )
+    http_read_s_max: float = _setting(
+        10.0, "seconds", "for a request to arrive at the trigger port, and its answer to be taken"
+    )
+    http_wait_s_max: float = _setting(
+        60.0, "seconds", "that a caller of an http trigger may wait for the end"
+    )
+    http_waits_max: int = _setting(100, "requests", "of those that wait at once")
+    secret_age_s_max: float = _setting(
+        60.0, "seconds", "until a Secret of an http trigger is read again", most=60
+    )
     drain_s: float = _setting(25.0, "seconds", "given to running executions at SIGTERM")
     resync_s: float = _setting(
         300.0, "seconds", "between full lists that find deletions no watch told of"

@@ -33,12 +33,13 @@ class Serving:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One finished execution."""
+    """One finished execution: its last attempt, and how many there were."""
 
     id: str
     trigger: str
     started: datetime
     outcome: Outcome
+    attempts: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ class Snapshot:
     runs: tuple[Run, ...]
     handled_run_at: str | None
     parked: bool = False  # it waits for memory that nothing under way will bring
+    succeeding: Verdict | None = None  # None: nothing is known since this process began
 
     @property
     def settled(self) -> bool:

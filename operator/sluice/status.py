@@ -12,6 +12,7 @@ from sluice.snapshot import UNDER_WAY, Run, Snapshot, Verdict
 _MESSAGE_CHARS_MAX = 1024
 _RUN_MESSAGE_CHARS_MAX = 256
 # What is under way is shown by the conditions; an event for each would be a flood.
+_SUCCEEDING = "Succeeding"
 _QUIET = UNDER_WAY | {Reason.ADMITTED, Reason.NOT_STARTED}
 
 Status = dict[str, Any]
@@ -36,6 +37,8 @@ def render(snapshot: Snapshot, before: Status, now: datetime) -> Status:
         "Source": snapshot.source,
     }
     old = {c["type"]: c for c in before.get("conditions", ())}
+    if succeeding := snapshot.succeeding or _told_before(old.get(_SUCCEEDING)):
+        verdicts[_SUCCEEDING] = succeeding
     status: Status = {
         "observedGeneration": snapshot.generation,
         "conditions": [
@@ -61,7 +64,12 @@ def render(snapshot: Snapshot, before: Status, now: datetime) -> Status:
 
 def without_runs(status: Status) -> Status:
     """Return what of a status is worth telling at once."""
-    return {k: v for k, v in status.items() if k not in {"executions", "lastRun"}}
+    told = {k: v for k, v in status.items() if k not in {"executions", "lastRun"}}
+    good = ("True", _SUCCEEDING)  # that all is as it should be can wait as well
+    told["conditions"] = [
+        c for c in status.get("conditions", ()) if (c["status"], c["type"]) != good
+    ]
+    return told
 
 
 def reasons(status: Status) -> Status:
@@ -92,7 +100,7 @@ def notes(before: Status, after: Status) -> list[Note]:
         if looked and source["reason"] != was_source["reason"]:
             drifted = source["status"] == "False"
             found.append(Note(drifted, source["reason"], "Verify", source["message"]))
-    return found + _run_notes(before, after)
+    return found + _succeeding_notes(before, after) + _run_notes(before, after)
 
 
 def restored_runs(status: Status) -> tuple[Run, ...]:
@@ -127,6 +135,16 @@ def _with_previous(snapshot: Snapshot) -> Verdict:
         f"{ready.message}; generation {serving.generation} (sha256:{serving.digest[:12]}…) "
         "keeps serving",
     )
+
+
+def _told_before(condition: Status | None) -> Verdict | None:
+    """Return what an earlier process told, until an execution tells anew."""
+    if condition is None:
+        return None
+    with contextlib.suppress(KeyError, ValueError):
+        reason = Reason(condition["reason"])
+        return Verdict(condition["status"] == "True", reason, condition["message"])
+    return None
 
 
 def _serving(snapshot: Snapshot) -> Verdict:
@@ -189,6 +207,19 @@ def _seconds(text: str) -> float:
     return 60 * float(minutes or 0) + float(seconds.rstrip("s"))
 
 
+def _turned(before: Status, after: Status) -> bool:
+    """Whether the executions of a workflow began to fail, or to complete again."""
+    was, is_ = (_find(status, _SUCCEEDING).get("status", "True") for status in (before, after))
+    return bool(was != is_)
+
+
+def _succeeding_notes(before: Status, after: Status) -> list[Note]:
+    if not _turned(before, after):
+        return []
+    told = _find(after, _SUCCEEDING)
+    return [Note(told["status"] == "False", told["reason"], "Run", told["message"])]
+
+
 def _run_notes(before: Status, after: Status) -> list[Note]:
     runs = after.get("executions", [])
     if not runs or runs[0]["id"] in {run["id"] for run in before.get("executions", ())}:
@@ -200,6 +231,8 @@ def _run_notes(before: Status, after: Status) -> list[Note]:
     if failed == failed_before:
         return []
     newest = runs[0]
+    if _turned(before, after):
+        return []  # the condition's own event says it better
     if not failed:
         text = f"execution {newest['id']} completed, as the ones before it did not"
         return [Note(False, Reason.RUN_RECOVERED, "Run", text)]

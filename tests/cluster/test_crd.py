@@ -25,6 +25,16 @@ _GOLDEN = _ROOT / "tests" / "golden" / "crd"
 _CRD = yaml.safe_load((_ROOT / "crds" / "workflows.sluice.dev.yaml").read_text())
 _SCHEMA: dict[str, Any] = _CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 _DIGEST = "sha256:" + "4f1c9a02" * 8
+_PEM = """-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEFzT147xz0NT9lao+hzM5K5V1wm8F
+TRsOeayj+UDiQFvtSUEcaaTZFfK1yVA7eRa4LRhgyQmGWZAht6oA6UeJzQ==
+-----END PUBLIC KEY-----
+"""
+
+
+def _http(name: str, **auth: Any) -> dict[str, Any]:
+    rate = {"perMinute": 60000, "burst": 1000}
+    return {"name": name, "http": {"auth": auth, "body": "16Mi", "rate": rate}}
 
 
 def _body(**spec: Any) -> dict[str, Any]:
@@ -65,7 +75,15 @@ def test_an_object_of_required_fields_alone_is_taken_and_shows_its_defaults(
     plane: Cluster, namespace: str
 ) -> None:
     """What an author left out can be read off the object, in the values the description states."""
-    body = _body(triggers=[{"name": "often", "cron": {"schedule": "*/5 * * * *"}}])
+    body = _body(
+        triggers=[
+            {"name": "often", "cron": {"schedule": "*/5 * * * *"}},
+            {"name": "hook", "http": {"auth": {"hmac": {"secretKeyRef": {"name": "github"}}}}},
+            {"name": "other", "http": {"auth": {"bearer": {"secretKeyRef": {"name": "hook"}}}}},
+            {"name": "change", "kubernetes": {"apiVersion": "v1", "kind": "ConfigMap"}},
+        ],
+        sink={"configMap": {"name": "price"}},
+    )
     spec = _create(plane, namespace, body)["spec"]
     assert spec["module"]["encoding"] == "brotli"
     assert spec["module"]["text"] == "base64"
@@ -73,14 +91,38 @@ def test_an_object_of_required_fields_alone_is_taken_and_shows_its_defaults(
     assert spec["limits"] == {
         "memory": "100Mi", "timeout": "5m", "response": "100Ki", "log": "64Ki",
     }  # fmt: skip
-    assert spec["triggers"][0]["cron"]["timeZone"] == "UTC"
+    assert spec["triggers"][0]["cron"] == {
+        "schedule": "*/5 * * * *", "timeZone": "UTC", "concurrencyPolicy": "Allow", "jitter": "0s",
+    }  # fmt: skip
+    assert spec["triggers"][1]["http"] == {
+        "auth": {"hmac": {
+            "secretKeyRef": {"name": "github", "key": "secret"}, "header": "X-Hub-Signature-256"}},
+        "body": "64Ki", "rate": {"perMinute": 60, "burst": 10},
+    }  # fmt: skip
+    bearer = spec["triggers"][2]["http"]["auth"]["bearer"]
+    assert bearer == {"secretKeyRef": {"name": "hook", "key": "token"}}
+    assert spec["triggers"][3]["kubernetes"]["on"] == ["Added", "Modified", "Deleted"]
+    assert spec["retries"] == {
+        "limit": 0, "on": ["Failed", "Trapped", "TimedOut"], "backoff": "10s", "backoffMax": "5m",
+    }  # fmt: skip
+    assert spec["sink"] == {"configMap": {"name": "price", "key": "result"}}
     assert (spec["suspend"], spec["priority"]) == (False, 0)
-    assert not {"abi", "config", "configFrom", "env", "args"} & set(spec)
+    absent = {"abi", "config", "configFrom", "env", "args", "activeDeadlineSeconds"}
+    assert not absent & set(spec)
 
 
 def test_the_api_server_and_the_operator_know_the_same_defaults(plane: Cluster) -> None:
     """A manifest from a folder means the same as the object that kubectl would make of it."""
-    body = _body(configFrom={"configMapKeyRef": {"name": "settings"}}, env=[{"name": "EMPTY"}])
+    body = _body(
+        configFrom={"configMapKeyRef": {"name": "settings"}}, env=[{"name": "EMPTY"}], triggers=[
+            {"name": "a", "cron": {"schedule": "*/5 * * * *"}},
+            {"name": "b", "http": {"auth": {"hmac": {"secretKeyRef": {"name": "github"}}}}},
+            {"name": "c", "http": {"auth": {"bearer": {"secretKeyRef": {"name": "hook"}}}}},
+            {"name": "d", "kubernetes": {"apiVersion": "v1", "kind": "ConfigMap"}},
+            {"name": "e", "http": {"auth": {"jwt": {"keys": [{"pem": _PEM}]}}, "rate": {}}},
+            {"name": "f", "startup": {}},
+        ], sink={"configMap": {"name": "price"}}, retries={"limit": 1},
+    )  # fmt: skip
     defaulted = _try(plane, body).json()
     assert defaulted["spec"] != body["spec"]
     here, there = (Workflow.parse(b, Settings()) for b in (body, defaulted))
@@ -100,13 +142,23 @@ def test_an_object_with_every_field_is_kept_as_it_was_written(
     body = _body(
         abi="wasi", config="{}", env=[{"name": "A.b-C", "value": "=x="}], args=["", "--v"],
         suspend=True, priority=-1000, limits={
-            "memory": 4 << 30, "timeout": "24h", "response": "16Mi", "log": "0.5Ki",
+            "memory": 4 << 30, "timeout": "24h", "cpu": "1.5s", "response": "16Mi", "log": "0.5Ki",
         }, triggers=[
             {"name": "a", "cron": {
-                "schedule": "0 0 8 * JAN-MAR MON#1", "timeZone": "Europe/Zurich", "data": data}},
+                "schedule": "0 0 8 * JAN-MAR MON#1", "timeZone": "Europe/Zurich", "data": data,
+                "concurrencyPolicy": "Forbid", "startingDeadlineSeconds": 86400, "jitter": "1h"}},
             {"name": "b", "manual": {"data": [data]}},
             {"name": "c", "manual": {"data": "text"}},
-        ],
+            {"name": "d", "startup": {"data": data}},
+            _http("e", bearer={"secretKeyRef": {"name": "a", "key": "K"}}),
+            _http("f", hmac={"secretKeyRef": {"name": "a", "key": "K"}, "header": "X-Signed"}),
+            _http("g", jwt={"keys": [{"id": "1", "pem": _PEM}], "issuer": "i", "audience": "a"}),
+            _http("h", anonymous={}),
+            {"name": "i", "kubernetes": {
+                "apiVersion": "apps/v1", "kind": "Deployment", "namespace": "web", "on": ["Added"],
+                "labelSelector": "a in (b,c),!d", "fieldSelector": "metadata.name=e"}},
+        ], retries={"limit": 10, "on": ["Refused"], "backoff": "1s", "backoffMax": "24h"},
+        activeDeadlineSeconds=86400, sink={"http": {"url": "https://example.org:8443/a?b=c"}},
     )  # fmt: skip
     body["spec"]["module"] |= {
         "encoding": "zstd", "text": "hex", "configMaps": [{"name": "a.b", "key": "K_.-"}],
@@ -210,7 +262,7 @@ def _outline(schema: dict[str, Any], definitions: dict[str, Any]) -> Any:
         schema = definitions[schema["$ref"].rpartition("/")[2]]
     if "items" in schema:
         return [_outline(schema["items"], definitions)]
-    if "properties" not in schema:
+    if not schema.get("properties"):
         return sorted(choice for choice in schema.get("enum", []) if choice is not None)
     children = {n: _outline(s, definitions) for n, s in schema["properties"].items()}
     return {"required": sorted(schema.get("required", [])), "properties": children}
@@ -228,7 +280,11 @@ _STATUS: dict[str, Any] = {
         {
             "type": "Ready", "status": "True", "reason": "Serving", "message": "serves since noon",
             "observedGeneration": 1, "lastTransitionTime": "2026-01-02T03:04:05Z",
-        }
+        },
+        {
+            "type": "Succeeding", "status": "False", "reason": "RunsFailing", "message": "5 failed",
+            "observedGeneration": 1, "lastTransitionTime": "2026-01-02T03:04:05Z",
+        },
     ],
     "serving": {"digest": _DIGEST, "generation": 1, "abi": "wasi", "size": 2527232},
     "lastHandledRunAt": "1767323045", "lastRun": "TimedOut",
@@ -286,7 +342,8 @@ def test_everything_in_a_spec_can_be_edited_in_place(plane: Cluster, namespace: 
     _create(plane, namespace, _body(abi="wasi", config="a", triggers=[{"name": "a", "manual": {}}]))
     changed = _body(
         configFrom={"configMapKeyRef": {"name": "a", "key": "k"}},
-        triggers=[{"name": "a", "cron": {"schedule": "* * * * *", "timeZone": "UTC"}}],
+        triggers=[{"name": "a", "startup": {"data": 1}}],
+        sink={"http": {"url": "http://example.org"}},
     )["spec"]
     changed["module"] |= {"digest": "sha256:" + "0" * 64, "size": 1, "encoding": "none"}
     after = _patch(plane, namespace, "/hello", {"spec": changed | {"abi": None, "config": None}})

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cluster import started_specs
 from ground.cluster import Answer, Cluster
 from sluice.errors import WorkflowInvalid
 from sluice.settings import Settings
@@ -159,9 +160,9 @@ def _cases(specs: list[dict[str, Any]], *, there: bool, here: bool) -> list[Any]
 @pytest.mark.parametrize(
     ("spec", "there", "here"),
     [
-        *_cases(_GOOD, there=True, here=True),
-        *_cases(_BAD, there=False, here=False),
-        *_cases(_OPERATORS, there=True, here=False),
+        *_cases(_GOOD + started_specs.GOOD, there=True, here=True),
+        *_cases(_BAD + started_specs.BAD, there=False, here=False),
+        *_cases(_OPERATORS + started_specs.OPERATORS, there=True, here=False),
     ],
 )
 def test_the_api_server_and_the_operator_take_and_refuse_the_same(

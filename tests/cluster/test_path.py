@@ -107,6 +107,10 @@ def test_restart_serves_from_the_cache(scene: Scene, start_operator: StartOperat
     for i, name in enumerate(names):
         scene.apply(write(distinct(guest("acts"), i), _acts(name, "answer", name)))
     scene.until_ready(*names)
+    wait_until(
+        lambda: operator.metrics()["sluice_serving{tier=optimizing}"] == len(names), 20,
+        "all are optimised",
+    )  # fmt: skip
     before = {name: scene.status(name) for name in names}
     assert operator.stop() == 0
     operator.start()

@@ -2,6 +2,9 @@
 
 import base64
 import json
+import re
+import runpy
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import brotli
+import msgspec
 import pytest
 import yaml
 
 from sluice.event import Event
 from sluice.outcome import Outcome, OutcomeKind
 from sluice.settings import Settings
+from sluice.spec import TriggerSpec
 from sluice.wasm.engine import Engine, Execution
 from sluice.workflow import Workflow
 from wasm.lab import Lab, sha256
@@ -317,6 +322,44 @@ def test_kubectl_apply_of_the_folder_applies_the_examples_and_nothing_else() -> 
     assert sum((EXAMPLES / name).stat().st_size for name in manifests) <= TOTAL_BYTES_MAX
     kinds = {d["kind"] for name in NAMES for d in packed(name).documents}
     assert kinds == {"ConfigMap", "Workflow"}
+
+
+TRIGGERS = sorted((EXAMPLES / "triggers").glob("*.yaml"))
+
+
+def test_there_is_an_example_for_each_kind_of_trigger() -> None:
+    """Whoever looks for a kind finds the file that is named for it."""
+    kinds = [field.name for field in msgspec.structs.fields(TriggerSpec) if field.name != "name"]
+    assert [path.stem for path in TRIGGERS] == sorted(kinds)
+    for path in TRIGGERS:
+        body = yaml.safe_load(path.read_text())
+        assert any(path.stem in trigger for trigger in body["spec"]["triggers"])
+
+
+@pytest.mark.parametrize("path", TRIGGERS, ids=lambda path: path.stem)
+def test_an_example_of_a_trigger_has_the_module_of_the_one_it_names(path: Path) -> None:
+    """It starts from ConfigMaps that ``kubectl apply -f examples/`` brings."""
+    text = path.read_text()
+    found = re.search(r"The module of \.\./(\S+)\.yaml,", text)
+    assert found, f"{path} does not say whose module it has"
+    assert yaml.safe_load(text)["spec"]["module"] == packed(found[1]).spec["module"]
+
+
+def test_an_example_of_a_trigger_follows_when_its_module_is_packed_anew(tmp_path: Path) -> None:
+    """build.py keeps the two the same, and touches no other file and no other line."""
+    build = runpy.run_path(str(EXAMPLES / "src" / "build.py"))
+    followers = tmp_path / "triggers"
+    shutil.copytree(EXAMPLES / "triggers", followers)
+    new = tmp_path / "json-transform.yaml"
+    old = (EXAMPLES / new.name).read_text()
+    size = f"size: {packed('json-transform').spec['module']['size']}"
+    new.write_text(old.replace(size, "size: 12345"))
+    build["repoint"](new, followers)
+    for path in TRIGGERS:
+        here, there = path.read_text(), (followers / path.name).read_text()
+        changed = path.stem in {"http", "kubernetes"}
+        assert there == (here.replace(size, "size: 12345") if changed else here)
+        assert (there != here) is changed
 
 
 def test_one_example_is_over_a_mebibyte_compressed() -> None:

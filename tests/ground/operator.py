@@ -58,7 +58,9 @@ class Operator:
         self._log = self._directory / f"operator-{self._logs}.log"
         self._log.touch()
         command = [sys.executable, "-m", "sluice", "operator"]
-        own = [f"--data-dir={self.data}", "--http-address=127.0.0.1", "--http-port=0"]
+        own = [f"--data-dir={self.data}"]
+        for port in ("http", "trigger"):
+            own += [f"--{port}-address=127.0.0.1", f"--{port}-port=0"]
         self._process = Leashed(
             "operator",
             self._within([*command, *own, *self._flags]),
@@ -112,6 +114,16 @@ class Operator:
             for sample in family.samples
         }
 
+    @property
+    def url(self) -> str:
+        """Where probes, metrics and the admin's API are answered."""
+        return self._url("answered")
+
+    @property
+    def hooks(self) -> str:
+        """Where http triggers are called."""
+        return self._url("called")
+
     def live(self) -> bool:
         """Whether it answers the liveness probe."""
         return self._get("/healthz") is not None
@@ -125,16 +137,20 @@ class Operator:
         return self._get("/readyz") is not None
 
     def _get(self, path: str) -> str | None:
-        found = re.search(r"answered on port (\d+)", self.log)
-        if found is None:
+        if "answered on port" not in self.log:
             return None
         try:
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(f"http://127.0.0.1:{found[1]}{path}", timeout=5) as answer:
+            with opener.open(self.url + path, timeout=5) as answer:
                 text: str = answer.read().decode()
                 return text
         except OSError:
             return None
+
+    def _url(self, served: str) -> str:
+        found = re.search(rf"{served} on port (\d+)", self.log)
+        assert found, f"nothing is {served}"
+        return f"http://127.0.0.1:{found[1]}"
 
     def until_log(self, text: str, timeout_s: float = 30) -> None:
         """Return once it has said ``text``."""

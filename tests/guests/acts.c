@@ -48,6 +48,14 @@ static int rest(long ms) {
     return 0;
 }
 
+// Log what comes in.
+static int echo_to_log(void) {
+    static char text[4096];
+    for (ssize_t got; (got = read(0, text, sizeof text)) > 0;)
+        if (write(2, text, got) != got) return 1;
+    return 0;
+}
+
 static int environment(void) {
     for (char **e = environ; *e; e++) puts(*e);
     return 0;
@@ -111,11 +119,13 @@ int main(int argc, char **argv) {
     if (!strcmp(act, "exit")) _Exit(number(argv, 2));
     if (!strcmp(act, "spin")) for (volatile unsigned long i = 0;; i++) {}
     if (!strcmp(act, "rest")) return rest(number(argv, 2));
+    if (!strcmp(act, "note")) return fputs("before", stderr), rest(number(argv, 2));
     if (!strcmp(act, "grow")) return grow(number(argv, 2));
     if (!strcmp(act, "stdout")) return flood(1, number(argv, 2));
     if (!strcmp(act, "stderr")) return flood(2, number(argv, 2));
     if (!strcmp(act, "tail")) return fputs("first ", stderr), flood(2, number(argv, 2)),
                                      fputs(" last", stderr), 0;
+    if (!strcmp(act, "log")) return echo_to_log();
     if (!strcmp(act, "deep")) return deep(&zero, number(argv, 2)) == 0;
     if (!strcmp(act, "abort")) abort();
     if (!strcmp(act, "divide")) return 100 / zero;

@@ -26,6 +26,11 @@ def wat(text: str) -> bytes:
     return bytes(wasmtime.wat2wasm(f"(module {text})"))
 
 
+def whole(text: str) -> bytes:
+    """Return the wasm of a text that is a module already."""
+    return bytes(wasmtime.wat2wasm(text))
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -1,11 +1,7 @@
 import os
 import threading
-from types import SimpleNamespace
 
-import pytest
-
-from sluice.wasm import ticker as module
-from sluice.wasm.ticker import TICK_S, Ticker
+from sluice.wasm.ticker import Ticker
 
 
 class _Count:
@@ -23,21 +19,6 @@ class _Count:
     def wait_for(self, ticks: int) -> bool:
         with self._moved:
             return self._moved.wait_for(lambda: self.ticks >= ticks, 10)
-
-
-class _Time(threading.Event):
-    """A clock that only waiting and stalling move."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-    def wait(self, timeout: float | None = None) -> bool:
-        self.now += timeout or 0.0
-        return self.is_set()
 
 
 def test_time_passes_while_a_guest_runs() -> None:
@@ -61,24 +42,6 @@ def test_an_idle_ticker_rests() -> None:
         while not ticker._wake._waiters:  # type: ignore[attr-defined]
             os.sched_yield()
     ticker.close()
-
-
-def test_ticks_that_came_late_are_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A busy process does not stretch the time of its guests: so many ticks for so much time."""
-    time, count = _Time(), _Count()
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=time.monotonic))
-
-    def tick() -> None:
-        if count.ticks == 5:
-            time.now += 0.3  # the interpreter was held by somebody else
-        count.tick()
-
-    ticker = Ticker(tick)
-    ticker._rest = time
-    with ticker.running():
-        assert count.wait_for(100)
-    ticker.close()
-    assert time.now == pytest.approx(count.ticks * TICK_S)
 
 
 def test_a_closed_ticker_ends_though_guests_run() -> None:

@@ -7,7 +7,8 @@ import asyncio
 import io
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,6 +25,7 @@ _ROWS_MAX = 20
 _RESULT_CHARS_MAX = 60
 _WIDE, _FILE_WIDTH = 100, 100_000
 _COLUMNS = ("NAMESPACE", "NAME", "READY", "REASON", "OUTCOME", "TOOK", "RESULT")
+_EXECUTION_COLUMNS = ("ID", "TRIGGER", "STARTED", "TOOK", "OUTCOME", "RESULT")
 _COLUMNS_NARROW = ("NAMESPACE/NAME", "OUTCOME", "RESULT")
 
 
@@ -96,15 +98,7 @@ class Terminal:
             # Bytes, since JSON is UTF-8 whatever the terminal's own encoding is.
             sys.stdout.buffer.write(json.dumps(told, indent=2, ensure_ascii=False).encode() + b"\n")
             return
-        if sys.stdout.isatty():
-            console = Console()
-            console.print(_results_table(snapshots, runs, console.width))
-            return
-        # No terminal, no width: each workflow is one line, whole, for grep and for a log.
-        text = io.StringIO()
-        console = Console(file=text, width=_FILE_WIDTH)
-        console.print(_results_table(snapshots, runs, _FILE_WIDTH))
-        sys.stdout.writelines(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+        _print(_results_table(snapshots, runs, _width()))
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)
@@ -118,6 +112,20 @@ class Terminal:
             ready = sum(s.ready.ok for s in shown)
             table.add_row(f"… {len(shown)} in all, {ready} ready")
         return table
+
+
+def _width() -> int:
+    # No terminal, no width: each row is one line, whole, for grep and for a log.
+    return Console().width if sys.stdout.isatty() else _FILE_WIDTH
+
+
+def _print(table: Table) -> None:
+    if sys.stdout.isatty():
+        Console().print(table)
+        return
+    text = io.StringIO()
+    Console(file=text, width=_FILE_WIDTH).print(table)
+    sys.stdout.writelines(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def _results_table(
@@ -143,14 +151,57 @@ def _told(run: Run) -> tuple[str, str, str]:
     outcome = run.outcome
     if not outcome.ok:
         return str(outcome.kind), duration_text(outcome.duration_s), outcome.message
-    text = " ".join(outcome.result.decode(errors="replace").split())
-    short = text if len(text) <= _RESULT_CHARS_MAX else text[: _RESULT_CHARS_MAX - 1] + "…"
-    return str(outcome.kind), duration_text(outcome.duration_s), short
+    text = _shortened(outcome.result.decode(errors="replace"))
+    return str(outcome.kind), duration_text(outcome.duration_s), text
 
 
-def _plain(text: str) -> Text:
-    """Return one line without markup, and without what a guest could steer a terminal by."""
-    line = " ".join(text.split())
+def _shortened(result: str) -> str:
+    text = " ".join(result.split())
+    return text if len(text) <= _RESULT_CHARS_MAX else text[: _RESULT_CHARS_MAX - 1] + "…"
+
+
+def executions_table(executions: Sequence[Mapping[str, Any]]) -> None:
+    """Print what the admin's API has told; plain lines where it is no terminal."""
+    table = Table(box=None, pad_edge=False)
+    for column in _EXECUTION_COLUMNS:
+        table.add_column(column, no_wrap=column != "RESULT", overflow="fold")
+    for one in executions:
+        id_, trigger = _plain(one["id"]), _plain(one["trigger"])
+        table.add_row(id_, trigger, started_text(one), *_execution_cells(one))
+    _print(table)
+
+
+def _execution_cells(one: Mapping[str, Any]) -> tuple[str, str, Text]:
+    if one["state"] != "Finished":
+        again = f"attempt {one['attempt']}" if one["attempt"] > 1 else ""
+        return "", one["state"], Text(again)
+    took = duration_text(one["durationSeconds"])
+    result = one.get("result", "(bytes)") if one["outcome"] == "Completed" else one["message"]
+    return took, one["outcome"], _plain(_shortened(result))
+
+
+def started_text(one: Mapping[str, Any]) -> str:
+    """Return when an execution began, or was accepted, by this machine's clock."""
+    at = datetime.fromisoformat(one.get("started") or one["accepted"]).astimezone()
+    today = at.date() == datetime.now(at.tzinfo).date()
+    return f"{at:%H:%M:%S}" if today else f"{at:%Y-%m-%d %H:%M:%S}"
+
+
+def log_lines(one: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a header and what the guest has logged, without what could steer a terminal."""
+    took = duration_text(one["durationSeconds"])
+    facts = (one["id"], one["trigger"], started_text(one), f"{one['outcome']} in {took}")
+    yield _plain(f"==> {'  '.join(facts)} <==", words=False).plain
+    for line in one["log"].splitlines():
+        yield _plain(line, words=False).plain
+
+
+def _plain(text: str, *, words: bool = True) -> Text:
+    """Return one line without markup, and without what a guest could steer a terminal by.
+
+    Of ``words`` one blank is enough between two; otherwise blanks are as they were.
+    """
+    line = " ".join(text.split()) if words else text.expandtabs()
     return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line))
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 import signal
 import sys
 import tempfile
@@ -26,7 +27,7 @@ _EXIT_FAILED = 1
 
 @click.group()
 def bench() -> None:
-    """Measure on this machine what a start costs."""
+    """Measure on this machine what a start costs, and an execution."""
 
 
 def _strategies(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
@@ -109,17 +110,53 @@ def reboot(directory: Path | None, output: str, chart: Path | None, **options: A
     return _EXIT_FAILED if report.failures() else 0
 
 
+@bench.command("run", short_help="Run guests in several ways, beside the bare binding.")
+@click.option("--seconds", type=click.FloatRange(0.2, 60), default=2.0, show_default=True,
+              help="For each figure.")  # fmt: skip
+@click.option("--output", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.option("--neighbours", is_flag=True,
+              help="Also: how long a workflow waits beside each that breaks a limit.")  # fmt: skip
+@click.option("--profile", is_flag=True, help="Also: where the time of an execution goes.")
+def run(seconds: float, output: str, neighbours: bool, profile: bool) -> int:
+    """Run an empty guest, one of 5 ms and one of 100 ms; measure rate, latency and CPU of each.
+
+    On one core and on all, each in four ways: bare is the binding in a loop; engine adds the
+    limits; memory adds triggers, queue and history; durable is what the operator does, with all of
+    it on disk. Then what 10,000 waiting events hold of memory, and 500 armed schedules of a CPU.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    from sluice.bench import race
+    from sluice.bench.verdicts import RunReport
+
+    with _progress() as told, _work_dir() as work:
+        cores = sorted({1, len(os.sched_getaffinity(0))})
+        plan = race.Plan(
+            seconds=seconds, cores=cores, profile=profile, neighbours=neighbours, work_dir=work
+        )
+        report = RunReport(race.measure(plan, told))
+    text = json.dumps(report.as_json(), indent=2) if output == "json" else None
+    click.echo(text or "\n".join(report.table()))
+    return 0
+
+
+@contextlib.contextmanager
+def _work_dir() -> Iterator[Path]:
+    # On a disk: compiled modules on a tmpfs would count as memory that nobody can have back, and
+    # a journal there would be synced for nothing.
+    base = Settings().data_dir.parent
+    base.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=base) as work:
+        yield Path(work)
+
+
 def _measured(
     directory: Path | None, options: dict[str, Any], told: Callable[[str], None]
 ) -> "Report":
     from sluice.bench import inputs, reboot
     from sluice.bench.report import Facts, Report
 
-    # On a disk: compiled modules on a tmpfs would count as memory that nobody can have back.
-    base = Settings().data_dir.parent
-    base.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="bench-", dir=base) as work:
-        folder = Path(work) / "inputs"
+    with _work_dir() as work:
+        folder = work / "inputs"
         folder.mkdir()
         workflows = options["workflows"] or (None if directory else _WORKFLOWS)
         gathered = inputs.gather(
@@ -129,7 +166,7 @@ def _measured(
         plan = reboot.Plan(
             strategies=options["strategies"],
             inputs=folder,
-            work_dir=Path(work),
+            work_dir=work,
             subscribe_wait_s=options["wait_s"],
             memory_limit_bytes=options["limit_bytes"],
         )

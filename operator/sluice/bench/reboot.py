@@ -103,7 +103,7 @@ def _course(label: str, order: Order, told: Told) -> Course:
             _release(process)
         code = process.wait()
         if code or not done:
-            course.died = _last_words(code, log)
+            course.died = last_words(code, log)
     return course
 
 
@@ -151,7 +151,7 @@ def _release(process: "subprocess.Popen[bytes]") -> None:
         cast("IO[bytes]", process.stdin).flush()
 
 
-def _last_words(code: int, log: IO[bytes]) -> str:
+def last_words(code: int, log: IO[bytes]) -> str:
     end = f"exit code {code}" if code >= 0 else signal.Signals(-code).name
     log.seek(max(0, log.seek(0, 2) - _WORDS_BYTES_MAX))
     lines = log.read().decode(errors="replace").split("\n")

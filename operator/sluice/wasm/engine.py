@@ -1,24 +1,23 @@
 """One workflow revision alive: its module, its limits, and a fresh store for each execution."""
 
-import math
 import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import cast
-
-import wasmtime
 
 from sluice.errors import EngineRefused
 from sluice.outcome import Outcome, OutcomeKind
 from sluice.reasons import Reason
 from sluice.wasm.abi.wasi import Streams, current
 from sluice.wasm.cache import Entry
+from sluice.wasm.interrupt import Bounds, Cancel, Leash, Why
 from sluice.wasm.runtime import Module, Runtime
-from sluice.wasm.ticker import TICK_S
+from sluice.wasm.store import End, Store, Told
 from sluice.workflow import Limits, Workflow
+
+__all__ = ["Cancel", "Engine", "Execution"]
 
 # Last words of runtimes whose memory.grow was refused: wasmtime's C interface does not tell.
 # (Go; Rust; wasi-libc's abort text of C++; AssemblyScript)
@@ -59,15 +58,17 @@ class Engine:
         self._lock = threading.Lock()
         self._limits: Limits = workflow.spec.limits
         # Parsed once: they are texts in the spec.
-        self._timeout_s, self._memory_bytes = self._limits.timeout_s, self._limits.memory_bytes
-        self._response_bytes, self._log_bytes = (
+        self._bounds = _bounds(self._limits)
+        self._memory_bytes = self._limits.memory_bytes
+        self._stream_bounds = (
             self._limits.response_bytes,
             self._limits.log_bytes,
+            runtime.settings.log_lines_max,
         )
-        self._argv = [workflow.key.name, *workflow.spec.args]
-        self._env = [(e.name, e.value) for e in workflow.spec.env]
+        env = [(e.name, e.value) for e in workflow.spec.env]
         if config:
-            self._env.append(("SLUICE_CONFIG", config))
+            env.append(("SLUICE_CONFIG", config))
+        self._told = Told([workflow.key.name, *workflow.spec.args], env)
 
     @property
     def entry(self) -> Entry:
@@ -118,71 +119,55 @@ class Engine:
             with self._lock:
                 self._running -= 1
 
-    def run(self, execution: Execution) -> Outcome:
+    def run(self, execution: Execution, cancel: Cancel | None = None) -> Outcome:
         """Run the guest once and say what became of it; blocks for at most the time limit.
+
+        ``cancel`` ends it sooner: at the next tick, and before it begins if it came before.
 
         Raises:
             EngineRefused: the host failed, not the guest; or no module is mapped.
 
         """
         started, cpu = time.monotonic(), time.thread_time()
-        streams = Streams(
-            memoryview(execution.event),
-            self._response_bytes,
-            self._log_bytes,
-            started + self._timeout_s,
-        )
+        leash = Leash(self._bounds, cancel or Cancel())
+        if leash.over() and leash.why:
+            return Outcome(*leash.why)
+        streams = Streams(memoryview(execution.event), *self._stream_bounds, leash)
         with (
             self._lent() as module,
-            wasmtime.Store(module.engine) as store,
             self._runtime.ticker.running(),
+            Store(module.engine) as store,
+            current(streams),  # before the instance: a start function may write already
         ):
             self._prepare(store, execution)
-            outcome = self._call(module, store, streams)
+            end = store.run(module.pre, leash)
+            memory_bytes = store.memory_bytes()
+        outcome = self._named(self._outcome(end, streams), memory_bytes, streams)
         return replace(
             outcome,
             result=bytes(streams.stdout),
             log=streams.log,
             duration_s=time.monotonic() - started,
             cpu_s=time.thread_time() - cpu,
+            memory_bytes=memory_bytes,
         )
 
-    def _prepare(self, store: wasmtime.Store, execution: Execution) -> None:
-        store.set_limits(
-            memory_size=self._memory_bytes,
+    def _prepare(self, store: Store, execution: Execution) -> None:
+        store.limit(
+            memory=self._memory_bytes,
             table_elements=_TABLE_ELEMENTS_MAX,
             instances=_INSTANCES_MAX,
             tables=_TABLES_MAX,
             memories=_MEMORIES_MAX,
         )
-        # One more: the first tick may come at once.
-        store.set_epoch_deadline(math.ceil(self._timeout_s / TICK_S) + 1)
-        wasi = wasmtime.WasiConfig()
-        wasi.argv = self._argv
-        wasi.env = [*self._env, *execution.env]
-        store.set_wasi(wasi)
+        store.tell(self._told.and_env(execution.env))
 
-    def _call(self, module: Module, store: wasmtime.Store, streams: Streams) -> Outcome:
-        memory: wasmtime.Memory | None = None
-        end: wasmtime.Trap | wasmtime.WasmtimeError | None = None
-        try:
-            with current(streams):  # before the instance: a start function may write already
-                exports = module.pre.instantiate(store).exports(store)
-                memory = cast("wasmtime.Memory", exports["memory"])
-                cast("wasmtime.Func", exports["_start"])(store)
-        except (wasmtime.Trap, wasmtime.WasmtimeError) as e:
-            end = e
+    def _outcome(self, end: End | None, streams: Streams) -> Outcome:
+        """Judge in the order in which one explains the other: how it ended may be our own doing."""
         if streams.host_error:
             raise EngineRefused(
                 Reason.ENGINE_REFUSED, f"the host failed the guest: {streams.host_error!r}"
             ) from streams.host_error
-        memory_bytes = memory.data_len(store) if memory else 0
-        return self._named(replace(self._outcome(end, streams), memory_bytes=memory_bytes), streams)
-
-    def _outcome(
-        self, end: wasmtime.Trap | wasmtime.WasmtimeError | None, streams: Streams
-    ) -> Outcome:
-        """Judge in the order in which one explains the other: an interrupt may be our own doing."""
         if streams.overflowed:
             return Outcome(
                 OutcomeKind.FAILED,
@@ -194,10 +179,8 @@ class Engine:
         if code is not None:
             kind = OutcomeKind.FAILED if code else OutcomeKind.COMPLETED
             return Outcome(kind, f"exit code {code}" if code else "", exit_code=code)
-        if isinstance(end, wasmtime.Trap) and end.trap_code is wasmtime.TrapCode.INTERRUPT:
-            return Outcome(
-                OutcomeKind.TIMED_OUT, f"ran longer than limits.timeout {self._limits.timeout}"
-            )
+        if streams.leash.why:
+            return Outcome(*streams.leash.why)
         return self._failure(str(end))
 
     def _failure(self, text: str) -> Outcome:
@@ -210,9 +193,16 @@ class Engine:
             return Outcome(OutcomeKind.TRAPPED, cause)
         raise EngineRefused(Reason.ENGINE_REFUSED, f"the guest could not be started: {cause}")
 
-    def _named(self, outcome: Outcome, streams: Streams) -> Outcome:
+    def _named(self, outcome: Outcome, memory_bytes: int, streams: Streams) -> Outcome:
+        """Call a failure by its name where the guest's memory was full, or it said so."""
         guilty = outcome.kind in {OutcomeKind.FAILED, OutcomeKind.TRAPPED}
-        if guilty and not streams.overflowed and self._ran_out_of_memory(outcome, streams.log):
+        if not guilty or streams.overflowed:
+            return outcome
+        # The last page or a sixteenth: allocators grow in steps, so a full memory has a margin.
+        limit = self._memory_bytes
+        full = memory_bytes >= limit - max(limit // 16, 1 << 16)
+        said = streams.log[-4096:].lower()
+        if full or any(words in said for words in _OUT_OF_MEMORY_WORDS):
             return self._out_of_memory(outcome)
         return outcome
 
@@ -223,11 +213,13 @@ class Engine:
             message=f"asked for more than limits.memory {self._limits.memory} ({outcome.message})",
         )
 
-    def _ran_out_of_memory(self, outcome: Outcome, log: bytes) -> bool:
-        # The last page or a sixteenth: allocators grow in steps, so a full memory has a margin.
-        limit = self._memory_bytes
-        full = outcome.memory_bytes >= limit - max(limit // 16, 1 << 16)
-        return full or any(words in log[-4096:].lower() for words in _OUT_OF_MEMORY_WORDS)
+
+def _bounds(limits: Limits) -> Bounds:
+    timed_out = Why(OutcomeKind.TIMED_OUT, f"ran longer than limits.timeout {limits.timeout}")
+    if limits.cpu_s is None:
+        return Bounds(limits.timeout_s, timed_out)
+    used = Why(OutcomeKind.TIMED_OUT, f"used more than limits.cpu {limits.cpu} of CPU")
+    return Bounds(limits.timeout_s, timed_out, limits.cpu_s, used)
 
 
 def _cause(text: str) -> str:

@@ -4,9 +4,13 @@ The generated methods are left aside: they copy every answer into models, and mo
 payloads, metadata alone (a header they do not know), or server-side apply.
 """
 
+import copy
 import http
 import json
 import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +27,11 @@ METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 _TIMEOUT_S = 30.0
+# What may wait to be read of each stream, in each of the layers that buffer it. The defaults are
+# for a few: when a hundred see one large object at once, they would hold it a hundred times.
+_STREAM_BUFFER_BYTES = 16 << 10
+# Not less than a packet on loopback, nor, by far, than a record of TLS, which must be had whole.
+_SOCKET_BUFFER_BYTES = 64 << 10
 # What may pass by itself: too many requests, and a server that is on its way up or down.
 _PASSING = frozenset({0, 429, 500, 502, 503, 504})
 # Who is to wait longer than this waits outside, where it holds up nobody.
@@ -68,6 +77,7 @@ class Api:
 
     def __init__(self, configuration: client.Configuration) -> None:
         self._client = client.ApiClient(configuration)
+        self._streams: client.ApiClient | None = None
 
     @classmethod
     async def connect(cls) -> "Api":
@@ -91,6 +101,11 @@ class Api:
                 f"no cluster is configured: {e}; set KUBECONFIG, or run inside a pod",
             ) from None
         return cls(configuration)
+
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        return str(self._client.configuration.host)
 
     async def account(self) -> Account:
         """Return the credentials as they are now: a token in a pod is renewed by the kubelet."""
@@ -123,6 +138,32 @@ class Api:
                 return await self._once(method, path, query, body, content_type, accept)
         raise AssertionError("the last attempt raises")
 
+    @asynccontextmanager
+    async def stream(
+        self, path: str, query: dict[str, str], *, silence_s_max: float
+    ) -> AsyncIterator[aiohttp.StreamReader]:
+        """Open a watch and yield what comes; raises ApiError where it is refused or breaks."""
+        if self._streams is None:
+            self._streams = client.ApiClient(_for_streams(self._client.configuration))
+        # Not compressed: what is told must not wait for more to be packed with it.
+        headers = {"Accept": _JSON, "Accept-Encoding": "identity"}
+        timeout = aiohttp.ClientTimeout(
+            total=None, sock_connect=_TIMEOUT_S, sock_read=silence_s_max
+        )
+        try:
+            request = await self._streams.param_serialize(
+                "GET", path, query_params=list(query.items()), header_params=headers,
+                auth_settings=["BearerToken"],
+            )  # fmt: skip
+            answer = await self._streams.call_api(*request, _request_timeout=timeout)
+            async with answer.response:
+                if answer.response.status >= http.HTTPStatus.BAD_REQUEST:
+                    _judged(answer.response, await answer.read())
+                _narrow(answer.response)
+                yield answer.response.content
+        except (aiohttp.ClientError, TimeoutError, OSError) as e:
+            raise ApiError(0, str(e) or type(e).__name__) from None
+
     async def _once(
         self,
         method: str,
@@ -150,6 +191,8 @@ class Api:
 
     async def aclose(self) -> None:
         await self._client.close()
+        if self._streams is not None:
+            await self._streams.close()
 
 
 def pause_s(failures: int, longest_s: float) -> float:
@@ -164,6 +207,26 @@ def current_namespace() -> str:
     except config.ConfigException:
         return "default"
     return str(active["context"].get("namespace") or "default")
+
+
+def _for_streams(configuration: client.Configuration) -> client.Configuration:
+    # A pool of their own: a stream keeps its connection, and requests must not wait for one.
+    streams = copy.deepcopy(configuration)
+    streams.connection_pool_maxsize = 0  # no bound here: who opens them bounds them
+    streams.client_session_kwargs = {"read_bufsize": _STREAM_BUFFER_BYTES}
+    return streams
+
+
+def _narrow(response: aiohttp.ClientResponse) -> None:
+    transport = response.connection.transport if response.connection else None
+    if transport is None:
+        return  # it has ended already
+    # The kernel's share is the pod's memory too; it grows to megabytes for who reads slowly.
+    found = transport.get_extra_info("socket")
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+    if transport.get_extra_info("sslcontext"):
+        high, low = _SOCKET_BUFFER_BYTES, _SOCKET_BUFFER_BYTES // 2
+        transport.set_read_buffer_limits(high, low)  # type: ignore[attr-defined]
 
 
 def _judged(response: aiohttp.ClientResponse, data: bytes) -> Any:

@@ -3,114 +3,20 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
-from fakes import MemorySource, unavailable, until
-from fakes import workflow as make_workflow
-from ground.manifests import distinct
+from fakes import unavailable, until
+from fleet.stage import OpenStage
 from guests.build import guest
-from sluice import app
-from sluice.desire import Desire, RunRequest
+from sluice.desire import Desire
 from sluice.errors import WorkflowInvalid
-from sluice.fleet import Fleet, Subscribe, subscribe_nothing
-from sluice.metrics import Metrics
 from sluice.outcome import OutcomeKind
 from sluice.reasons import Reason
 from sluice.rollout.memory import find_source
-from sluice.settings import Settings
-from sluice.snapshot import Snapshot, Verdict
 from sluice.wasm.engine import Engine
-from sluice.workflow import PartRef, WorkflowKey
-
-
-class Told:
-    """A Reporter that remembers."""
-
-    def __init__(self) -> None:
-        self.snapshots: list[Snapshot] = []
-        self.events: list[tuple[str, Verdict]] = []
-        self.left: list[WorkflowKey] = []
-        self.holds: list[Verdict] = []
-
-    def changed(self, snapshot: Snapshot) -> None:
-        self.snapshots.append(snapshot)
-
-    def gone(self, key: WorkflowKey) -> None:
-        self.left.append(key)
-
-    def event(self, snapshot: Snapshot, note: Verdict) -> None:
-        self.events.append((snapshot.key.name, note))
-
-    def rollout(self, note: Verdict) -> None:
-        self.holds.append(note)
-
-    def reasons(self, name: str) -> list[str]:
-        """Return the reasons of Ready in order, each once in a row."""
-        found = [str(s.ready.reason) for s in self.snapshots if s.key.name == name]
-        return [r for i, r in enumerate(found) if i == 0 or found[i - 1] != r]
-
-
-@dataclass
-class Stage:
-    fleet: Fleet
-    source: MemorySource
-    told: Told
-    metrics: Metrics
-    settings: Settings
-    wasm: bytes = field(default_factory=lambda: guest("acts"))
-
-    def desire(
-        self, name: str, *args: str, generation: int = 1, number: int | None = None,
-        run: RunRequest | None = None, **spec: Any,
-    ) -> Desire:  # fmt: skip
-        """Put a workflow's parts in place and return what asks for it."""
-        wasm = self.wasm if number is None else distinct(self.wasm, number)
-        parts = f"{name}-{number}"
-        self.source.put("team", parts, {"part": wasm})
-        made = make_workflow(wasm, [PartRef(name=parts)], name=name, args=list(args), **spec)
-        made = type(made)(key=made.key, uid=made.uid, generation=generation, spec=made.spec)
-        return Desire(key=made.key, uid=made.uid, generation=generation, workflow=made, run=run)
-
-    def want(self, name: str, *args: str, **more: Any) -> WorkflowKey:
-        desire = self.desire(name, *args, **more)
-        self.fleet.want(desire)
-        return desire.key
-
-    def ready(self, key: WorkflowKey) -> Verdict:
-        snapshot = self.fleet.snapshot(key)
-        assert snapshot is not None
-        return snapshot.ready
-
-    async def until_reason(self, key: WorkflowKey, reason: Reason) -> None:
-        await until(lambda: self.ready(key).reason is reason)
-
-    async def result(self, key: WorkflowKey) -> str:
-        run = self.fleet.run_manually(key)
-        assert run is not None
-        return (await run).outcome.result.decode()
-
-
-OpenStage = Callable[..., Awaitable[Stage]]
-
-
-@pytest.fixture
-async def open_stage(tmp_path: Path) -> AsyncIterator[OpenStage]:
-    """Give a way to open a fleet on ConfigMaps in memory, with settings and subscriptions."""
-    async with AsyncExitStack() as held:
-
-        async def open_(subscribe: Subscribe = subscribe_nothing, **settings: Any) -> Stage:
-            source, told, metrics = MemorySource(), Told(), Metrics()
-            bounds = Settings(data_dir=tmp_path / "data", source_retry_s_max=0.05, **settings)
-            opening = app.fleet(source, told, bounds, metrics, subscribe)
-            return Stage(await held.enter_async_context(opening), source, told, metrics, bounds)
-
-        yield open_
+from sluice.workflow import WorkflowKey
 
 
 async def test_wanted_becomes_alive_and_runs(open_stage: OpenStage) -> None:
@@ -234,7 +140,7 @@ async def test_suspended_runs_nothing(open_stage: OpenStage) -> None:
     await stage.until_reason(key, Reason.SERVING)
     stage.want("hello", "answer", "one", generation=2, suspend=True)
     assert stage.ready(key).reason is Reason.SUSPENDED
-    assert stage.fleet.run_manually(key) is None
+    assert await stage.fleet.run_manually(key) is None
     stage.want("hello", "answer", "one", generation=3)
     await stage.until_reason(key, Reason.SERVING)
 
@@ -259,68 +165,6 @@ async def test_an_unreachable_source_is_tried_again(open_stage: OpenStage) -> No
     assert "SourceUnavailable" in stage.told.reasons("hello")
 
 
-async def test_a_request_runs_once(open_stage: OpenStage) -> None:
-    """Each new token runs once, after the start if need be; the same token never again."""
-    stage = await open_stage()
-    request = RunRequest("monday", {"n": 1})
-    key = stage.want("hello", "answer", "one", run=request)
-    await until(lambda: stage.fleet.snapshot(key).handled_run_at == "monday")  # type: ignore[union-attr]
-    stage.want("hello", "answer", "one", run=request, generation=2)
-    await stage.until_reason(key, Reason.SERVING)
-    stage.want("hello", "answer", "one", run=RunRequest("tuesday"), generation=2)
-    await until(lambda: stage.fleet.snapshot(key).handled_run_at == "tuesday")  # type: ignore[union-attr]
-    snapshot = stage.fleet.snapshot(key)
-    assert snapshot is not None
-    assert [run.id for run in snapshot.runs] == ["tuesday", "monday"]
-
-
-async def test_a_handled_request_is_not_run_again(open_stage: OpenStage) -> None:
-    """What an earlier process has finished is not run by the next one."""
-    stage = await open_stage()
-    desire = stage.desire("hello", "answer", "one", run=RunRequest("monday"))
-    stage.fleet.want(desire, handled="monday")
-    await stage.until_reason(desire.key, Reason.SERVING)
-    snapshot = stage.fleet.snapshot(desire.key)
-    assert snapshot is not None
-    assert snapshot.runs == ()
-
-
-@pytest.mark.parametrize(
-    ("spec", "request_", "words"),
-    [
-        ({"suspend": True}, RunRequest("x"), "suspended"),
-        ({}, RunRequest("x", problem="is not JSON"), "is not JSON"),
-        ({"triggers": [{"name": "c", "cron": {"schedule": "0 0 1 1 *"}}]}, RunRequest("x"),
-         "no manual trigger"),
-    ],
-)  # fmt: skip
-async def test_a_request_that_cannot_be_is_refused(
-    open_stage: OpenStage, spec: dict[str, object], request_: RunRequest, words: str
-) -> None:
-    """A run that cannot be is told as an event and counts as handled."""
-    stage = await open_stage()
-    key = stage.want("hello", "answer", run=request_, **spec)
-    await until(lambda: stage.fleet.snapshot(key).handled_run_at == "x")  # type: ignore[union-attr]
-    assert [(name, note.reason) for name, note in stage.told.events] == [
-        ("hello", Reason.RUN_REFUSED)
-    ]
-    assert words in stage.told.events[0][1].message
-
-
-async def test_history_is_bounded(open_stage: OpenStage) -> None:
-    """Only the last few runs are kept, their results cut, whatever a guest writes."""
-    stage = await open_stage(runs_kept_max=2, result_bytes_max=10)
-    key = stage.want("hello", "stdout", "50000")
-    await stage.until_reason(key, Reason.SERVING)
-    for _ in range(3):
-        run = stage.fleet.run_manually(key)
-        assert run is not None
-        assert (await run).outcome.kind is OutcomeKind.COMPLETED
-    snapshot = stage.fleet.snapshot(key)
-    assert snapshot is not None
-    assert [len(run.outcome.result) for run in snapshot.runs] == [10, 10]
-
-
 async def test_nothing_is_held_while_it_subscribes(open_stage: OpenStage) -> None:
     """During the wait for subscriptions neither a part nor a file is held, and no compile slot."""
     waiting, go_on = asyncio.Event(), asyncio.Event()
@@ -341,18 +185,6 @@ async def test_nothing_is_held_while_it_subscribes(open_stage: OpenStage) -> Non
     stage.fleet.forget(first)
     await asyncio.sleep(0)
     await until(lambda: (gc.collect(), engines[0]())[1] is None)
-
-
-async def test_closing_lets_runs_end(open_stage: OpenStage) -> None:
-    """What runs when the end is asked for runs to its end."""
-    stage = await open_stage()
-    key = stage.want("hello", "rest", "300")
-    await stage.until_reason(key, Reason.SERVING)
-    run = stage.fleet.run_manually(key)
-    assert run is not None
-    await until(lambda: stage.fleet._executions._running)
-    assert await stage.fleet.close()
-    assert run.result().outcome.result == b"rested"
 
 
 async def test_serves_soon_then_fast(open_stage: OpenStage) -> None:
@@ -411,11 +243,26 @@ async def test_a_module_that_cannot_come_back_is_said(open_stage: OpenStage) -> 
     for entry in stage.settings.cache_dir.glob("*.cwasm"):
         entry.unlink()
     stage.source.delete("team", "hello-None")
-    run = stage.fleet.run_manually(key)
+    run = await stage.fleet.run_manually(key)
     assert run is not None
     outcome = (await run).outcome
     assert outcome.kind is OutcomeKind.REFUSED
     assert "hello-None is not there" in outcome.message
+
+
+async def test_a_module_comes_back_when_the_cluster_does(open_stage: OpenStage) -> None:
+    """What was accepted waits for an API server that is away; it is not refused for it."""
+    stage = await open_stage(idle_unmap_s=0.02)
+    key = stage.want("hello", "answer", "42")
+    await stage.until_reason(key, Reason.SERVING)
+    alive = stage.fleet._lives[key].alive
+    assert alive is not None
+    await until(lambda: not alive.engine.mapped)
+    for entry in stage.settings.cache_dir.glob("*.cwasm"):
+        entry.unlink()
+    stage.source.fault = unavailable()
+    assert await stage.result(key) == "42"
+    assert stage.source.fault is None
 
 
 async def test_too_little_memory_is_said(open_stage: OpenStage) -> None:
