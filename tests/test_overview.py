@@ -62,3 +62,10 @@ def test_overview_is_bounded() -> None:
     told = overview(failed, _STATISTICS, _READING, Bounds())
     assert told["rollout"]["failed"] == 1000
     assert len(told["failed"]) == 10
+
+
+def test_a_journal_that_fails_is_said() -> None:
+    """An admin who asks how things are hears that no execution is accepted, and why."""
+    lines = as_text(overview([], _STATISTICS, _READING, Bounds(), "the disk is full")).splitlines()
+    assert "journal   the disk is full" in lines
+    assert "journal" not in as_text(overview([], _STATISTICS, _READING, Bounds()))

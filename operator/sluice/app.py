@@ -272,19 +272,22 @@ def _tell_nothing(options: Run) -> None:
 async def _once(alive: Fleet, terminal: "Terminal", stop: asyncio.Event) -> bool:
     if not await _before(terminal.all_settled(), stop):
         raise KeyboardInterrupt
-    waits = {
+    asked = {
         snapshot.key: finished
         for snapshot in alive.snapshots()
         if (finished := await alive.run_manually(snapshot.key)) is not None
     }
-    if waits and not await _before(asyncio.wait(waits.values()), stop):
+    # With them whatever a startup trigger began.
+    ends = [end for s in alive.snapshots() for end in alive.executions.ends(s.key)]
+    if ends and not await _before(asyncio.wait(ends), stop):
         raise KeyboardInterrupt
-    runs = {key: finished.result() for key, finished in waits.items()}
     snapshots = alive.snapshots()
+    runs = {s.key: s.runs[0] for s in snapshots if s.runs}
+    runs |= {key: finished.result() for key, finished in asked.items()}
     terminal.results(snapshots, runs)
     suspended = Reason.SUSPENDED
     ready = all(s.ready.ok or s.ready.reason is suspended for s in snapshots)
-    return ready and all(run.outcome.ok for run in runs.values())
+    return ready and all(run.outcome.ok for s in snapshots for run in s.runs)
 
 
 async def _before(work: Coroutine[Any, Any, Any], stop: asyncio.Event) -> bool:
@@ -338,8 +341,11 @@ class Ended:
 
 async def trigger(
     name: str, namespace: str | None, data: str | None, wait_s: float | None
-) -> Ended | None:
-    """Ask the cluster for one run, and wait for its end if told to; raises SluiceError."""
+) -> Ended:
+    """Ask the cluster for one run, and wait for its end if told to; raises SluiceError.
+
+    What is to be printed is the result or what went wrong; without a wait, the execution's id.
+    """
     from sluice.adapters.kubernetes import trigger as runs
     from sluice.adapters.kubernetes.api import Api, current_namespace
 
@@ -347,7 +353,7 @@ async def trigger(
     async with contextlib.aclosing(await Api.connect()) as api:
         token = await runs.request(api, key, data)
         if wait_s is None:
-            return None
+            return Ended(True, token)
         try:
             run = await asyncio.wait_for(runs.wait(api, key, token), wait_s)
         except TimeoutError:

@@ -377,6 +377,5 @@ def trigger(name: str, namespace: str | None, event: Any, wait_s: float | None) 
     data = json_of(event, "--event")
     text = None if event is None else json.dumps(data, ensure_ascii=False)
     ended = asyncio.run(app.trigger(name, namespace, text, wait_s))
-    if ended is not None:
-        click.echo(ended.text)
-    return 0 if ended is None or ended.ok else _EXIT_FAILED
+    click.echo(ended.text)
+    return 0 if ended.ok else _EXIT_FAILED

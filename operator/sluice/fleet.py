@@ -168,8 +168,9 @@ class Fleet:
         """Return the whole fleet on one screen."""
         rollout = self._rollout
         return overview(
-            self.snapshots(), rollout.statistics(), rollout.reading(), Bounds.of(self._settings)
-        )
+            self.snapshots(), rollout.statistics(), rollout.reading(), Bounds.of(self._settings),
+            self._executions.failure,
+        )  # fmt: skip
 
     def held(self, event: HoldEvent) -> None:
         """Tell of a hold of the rollout that has begun or ended, and make room where it began."""
@@ -212,8 +213,7 @@ class Fleet:
         workflow = life.desire.workflow
         if workflow and workflow.spec.suspend:
             self._end(life)
-            self._executions.suspend(life.key)
-            life.held_off = self._runs.hold_off(life, workflow, self._doors)
+            self._runs.hold_off(life, self._doors)
             life.ready, life.admitted = SUSPENDED, replace(SUSPENDED, message="suspended")
             self._settle(life)
             return
@@ -362,6 +362,8 @@ class Fleet:
     def _failed(self, life: Life, error: SluiceError) -> None:
         life.ready = Verdict(False, error.reason, error.message)
         log.warning("%s: %s", error.reason, error.message, extra=names(life.key))
+        if life.alive is None:
+            self._runs.hold_off(life, self._doors)
         self._settle(life)
 
     def _settle(self, life: Life) -> None:

@@ -66,7 +66,7 @@ class Life:
     admitted: Verdict = NOT_ADMITTED
     source: Verdict = NOT_READ
     alive: Alive | None = None
-    held_off: ExitStack = field(default_factory=ExitStack)  # the open doors of a suspended one
+    held_off: ExitStack = field(default_factory=ExitStack)  # open doors of what does not serve
     task: asyncio.Task[None] | None = None
     runs: deque[Run] = field(default_factory=deque)
     succeeding: Verdict | None = None  # None: no execution has told yet

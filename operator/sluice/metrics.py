@@ -88,6 +88,11 @@ class Metrics:
             "sluice_journal_commit_seconds", "Wall time of a transaction.", buckets=_FAST,
             registry=registry,
         )  # fmt: skip
+        self.journal_failing = Gauge(
+            "sluice_journal_failing",
+            "1 while the journal cannot be written, and no execution is accepted or begun.",
+            registry=registry,
+        )
         self.journal_bytes = Gauge(
             "sluice_journal_bytes", "Size of the journal.", registry=registry
         )

@@ -16,7 +16,11 @@ _BAR_CELLS = 24
 
 
 def overview(
-    snapshots: Sequence[Snapshot], statistics: Statistics, reading: MemoryReading, bounds: Bounds
+    snapshots: Sequence[Snapshot],
+    statistics: Statistics,
+    reading: MemoryReading,
+    bounds: Bounds,
+    journal_failure: str | None = None,
 ) -> dict[str, Any]:
     """Return what is told as JSON; lists are bounded, the counts are whole."""
     states = Counter(snapshot.state for snapshot in snapshots)
@@ -42,6 +46,7 @@ def overview(
             "message": statistics.hold_message,
             "holdSeconds": {str(k): round(v, 1) for k, v in statistics.hold_seconds.items()},
         },
+        "journal": {"failure": journal_failure},
         "tiers": dict(Counter(s.serving.tier for s in snapshots if s.serving)),
         "starting": [str(s.key) for s in starting[:_NAMED_MAX]],
         "failed": [
@@ -62,6 +67,8 @@ def as_text(told: dict[str, Any]) -> str:
     if rollout["waiting"]:
         lines.append(("", rollout["message"]))
     lines.append(("batch", _batch(rollout)))
+    if failure := told["journal"]["failure"]:
+        lines.append(("journal", failure))
     if told["tiers"]:
         tiers = ", ".join(f"{count} {tier}" for tier, count in sorted(told["tiers"].items()))
         lines.append(("tiers", tiers))

@@ -4,13 +4,13 @@ import asyncio
 import logging
 import math
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any
 
 from sluice import triggers
 from sluice.desire import RunRequest
-from sluice.errors import EngineRefused
+from sluice.errors import EngineRefused, WorkflowInvalid
 from sluice.event import Event, new_id
 from sluice.executions import Executions
 from sluice.executions.acceptance import Accepted, Fire
@@ -21,7 +21,7 @@ from sluice.outcome import OutcomeKind
 from sluice.settings import Settings
 from sluice.sinks import Sink
 from sluice.snapshot import Run, Verdict
-from sluice.workflow import Workflow, WorkflowKey
+from sluice.workflow import WorkflowKey
 
 log = logging.getLogger(__name__)
 # Ends come by the hundred a second; a snapshot for each would cost more than its guest.
@@ -86,10 +86,14 @@ class Runs:
             self._refused(life, e)
             raise
 
-    def hold_off(self, life: Life, workflow: Workflow, doors: triggers.Doors) -> ExitStack:
-        """Open the http triggers of a suspended workflow: what they let in is refused for now."""
-        find = partial(self.executions.find, life.key)
-        return triggers.hold_off(workflow, doors, partial(self.fire, life), find)
+    def hold_off(self, life: Life, doors: triggers.Doors) -> None:
+        """Take nothing for a workflow that does not serve; its http callers are to come back."""
+        self.executions.suspend(life.key)
+        life.held_off.close()
+        if workflow := life.desire.workflow:
+            fire, find = partial(self.fire, life), partial(self.executions.find, life.key)
+            with suppress(WorkflowInvalid):  # what cannot be opened is told by its condition
+                life.held_off = triggers.hold_off(workflow, doors, fire, find)
 
     async def now(self, life: Life) -> asyncio.Future[Run] | None:
         """Hand in a run with the data of the spec; None where nobody serves or would take it."""

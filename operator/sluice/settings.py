@@ -82,7 +82,10 @@ class Settings:
     cache_bytes_max: int = _setting(
         2048 * MIB, "bytes", "compiled modules on disk; the least recently used go first"
     )
-    workers: int = _setting(_workers, "threads", "executions that run at the same time")
+    workers: int = _setting(_workers, "threads", "executions of one workflow at the same time")
+    workers_spare: int = _setting(
+        1, "threads", "beyond workers for a namespace's other workflows, and again for others'"
+    )
     log_lines_max: int = _setting(
         1000, "lines", "of an execution's log that are kept, the last ones of its limits.log"
     )

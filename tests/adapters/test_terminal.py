@@ -30,6 +30,7 @@ OK = """(module
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"""
 TRAP = '(module (memory (export "memory") 1) (func (export "_start") unreachable))'
 CRON = {"name": "yearly", "cron": {"schedule": "0 0 1 1 *"}}
+STARTUP = {"name": "now", "startup": {}}
 
 
 def snapshot(name: str, verdict: Verdict) -> Snapshot:
@@ -103,6 +104,7 @@ def folder(tmp_path: Path) -> Path:
         broken,
         write(ok, Writing(name="quiet", spec={"triggers": [CRON]})),
         write(ok, Writing(name="rests", spec={"suspend": True})),
+        write(trap, Writing(name="begins", spec={"triggers": [STARTUP]})),
     ):
         name = written.workflow["metadata"]["name"]
         (tmp_path / f"{name}.yaml").write_text(written.text())
@@ -122,6 +124,7 @@ def once(folder: Path, *names: str, **options: Any) -> "subprocess.CompletedProc
 
 @pytest.mark.parametrize(("names", "code"), [
     (["good", "quiet", "rests"], 0), (["good", "traps"], 1), (["good", "broken"], 1),
+    (["begins", "good"], 1),
 ])  # fmt: skip
 def test_the_exit_code_tells_whether_all_is_well(folder: Path, names: list[str], code: int) -> None:
     """A start or a run that failed is 1; one that is suspended or has nothing to run is not."""
@@ -130,7 +133,7 @@ def test_the_exit_code_tells_whether_all_is_well(folder: Path, names: list[str],
     lines = done.stdout.splitlines()
     assert [line.split()[1] for line in lines[1:]] == sorted(names)
     assert "Traceback" not in done.stderr
-    for words in {"traps": "Trapped", "broken": "StreamCorrupt"}.items():
+    for words in {"traps": "Trapped", "broken": "StreamCorrupt", "begins": "Trapped"}.items():
         if words[0] in names:
             assert words[1] in next(line for line in lines if words[0] in line)
 

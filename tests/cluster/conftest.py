@@ -25,6 +25,8 @@ def plane() -> Iterator[ControlPlane]:
         except GroundError as error:
             _do_without(f"no test ground: {error}")
         plane.kubectl("apply", "--server-side", "-f", str(_CRDS))
+        # A kubectl that meets it before its first condition gives up at once: wait for that first.
+        plane.kubectl("wait", "--for=jsonpath={.status.conditions}", "-f", str(_CRDS))
         plane.kubectl("wait", "--for=condition=Established", "-f", str(_CRDS))
         grant(plane)
         yield plane

@@ -19,10 +19,12 @@ from kubernetes.aio import client, config
 
 from cluster.hooks import BEARER, SECRETS_ROLE, TOKEN, Hooks
 from ground.controlplane import ControlPlane
+from ground.manifests import Writing, write
 from ground.operator import Operator
 from ground.proxy import Proxy
 from ground.scene import Scene
 from ground.waiting import wait_until
+from guests.build import guest
 from sluice.adapters.kubernetes.api import Api
 from sluice.adapters.kubernetes.secrets import Secrets
 from sluice.errors import SourceUnavailable
@@ -63,6 +65,26 @@ def test_a_suspended_workflow_asks_its_callers_to_come_back(
     hooks.scene.until_ready("echo")
     assert hooks.send("echo", "-H", "Idempotency-Key: later") == (202, {"id": "later"})
     assert hooks.ended("echo", "later")["outcome"] == "Completed"
+
+
+def test_a_workflow_that_cannot_start_asks_its_callers_to_come_back(
+    hooks: Hooks, start_operator: StartOperator
+) -> None:
+    """What a missing ConfigMap keeps from serving loses no sender: they hear 503 until it heals."""
+    hooks.operator = start_operator()
+    hooks.secret()
+    spec = {
+        "triggers": [{"name": "hook", "http": {"auth": BEARER}}],
+        "configFrom": {"configMapKeyRef": {"name": "late"}},
+    }
+    hooks.scene.apply(write(guest("echo"), Writing(name="echo", spec=spec)))
+    hooks.scene.until_reason("echo", Reason.CONFIG_MAP_NOT_FOUND)
+    assert hooks.send("echo")[0] == 503
+    assert hooks.curl("echo", "-X", "POST", "-H", "Authorization: Bearer wrong")[0] == 401
+    hooks.scene.kubectl("create", "configmap", "late", "--from-literal=config=x")
+    hooks.scene.until_ready("echo")
+    assert hooks.send("echo", "-H", "Idempotency-Key: now") == (202, {"id": "now"})
+    assert hooks.ended("echo", "now")["outcome"] == "Completed"
 
 
 def test_a_request_becomes_an_execution(hooks: Hooks, start_operator: StartOperator) -> None:

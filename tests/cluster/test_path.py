@@ -100,6 +100,16 @@ def test_delete_and_suspend_never_wait(scene: Scene, start_operator: StartOperat
     )
 
 
+def test_any_text_reaches_the_status(scene: Scene, start_operator: StartOperator) -> None:
+    """A result with signs that YAML is particular about is shown whole, and holds up nothing."""
+    start_operator()
+    scene.apply(write(guest("echo"), Writing(name="echo")))
+    scene.until_ready("echo")
+    text = "\U0001f30d \U0001f42e \xfc \x7f \x85 \ufffe \u2028"
+    run = scene.run("echo", "\U0001f42e-1", text)
+    assert json.loads(run["result"])["data"] == text
+
+
 def test_restart_serves_from_the_cache(scene: Scene, start_operator: StartOperator) -> None:
     """After a restart all is Ready without a compile, and nothing is written that was said."""
     operator = start_operator()

@@ -101,7 +101,10 @@ class Ground:
         self.runtime, self.module, self.path = runtime, module, path
         self.metrics, self.told = Metrics(), list[tuple[WorkflowKey, Run]]()
         self.engines: list[HeldEngine] = []
-        defaults = {"workers": 1, "namespace_running_max": 9, "running_max": 5, "queue_max": 50}
+        defaults = {
+            "workers": 1, "workers_spare": 0, "namespace_running_max": 9, "running_max": 5,
+            "queue_max": 50,
+        }  # fmt: skip
         self.settings = Settings(data_dir=runtime.settings.data_dir, **(defaults | bounds))
         self.journal = Journal(path, self.settings, self.metrics)
         self.executions = Executions(

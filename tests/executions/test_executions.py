@@ -222,6 +222,23 @@ class TestBounds:
             engine.let_go()
         assert all(run.outcome.ok for run in await asyncio.gather(*flood))
 
+    async def test_guests_that_sleep_hold_up_neither_workflow_nor_namespace(
+        self, make: Make
+    ) -> None:
+        """A thread is kept for the other workflows of a namespace, and one for other namespaces."""
+        ground = make(workers=2, workers_spare=1)
+        slow, other = ground.serve(A, hold=True), ground.serve(B, hold=True)
+        flood = await ground.submit(A, 5)
+        await until(lambda: slow.running == 2)
+        flood += await ground.submit(B, 5)
+        await until(lambda: other.running == 1)
+        ground.serve(C)
+        assert (await ground.run(C)).outcome.ok
+        assert (len(slow.begun), len(other.begun)) == (2, 1)
+        slow.let_go()
+        other.let_go()
+        assert all(run.outcome.ok for run in await asyncio.gather(*flood))
+
     async def test_all_threads_are_used(self, make: Make) -> None:
         """As many executions run at the same time as there are workers, and no more."""
         ground = make(workers=3, running_max=5)
@@ -271,7 +288,7 @@ class TestTurns:
         late = await ground.submit(B, 2)
         engine.let_go()
         await asyncio.gather(*flood, *late)
-        assert "".join(key.name for key, _ in ground.told) == "aababaa"
+        assert "".join(key.name for key, _ in ground.told) == "ababaaa"
 
     async def test_namespaces_take_turns_before_workflows_do(self, make: Make) -> None:
         """A tenant of many workflows has no more turns than a tenant of one."""
@@ -286,7 +303,7 @@ class TestTurns:
         await asyncio.gather(*ends)
         names = "".join(key.name for key, _ in ground.told)
         assert names[0] == "a"
-        assert names[1:].replace("b", "a") == "acacaca"
+        assert names[1:].replace("b", "a") == "cacacaa"
 
 
 class TestFind:

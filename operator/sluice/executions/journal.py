@@ -197,6 +197,7 @@ class Journal:
         if self._said:
             log.info("the journal can be written again")
         self.failure, self._said = None, False
+        self._metrics.journal_failing.set(0)
         self._tell([(lambda _: self._healed(), None)])
 
     def _commit(self, asks: list[Ask]) -> None:
@@ -284,6 +285,7 @@ class Journal:
     def _failed(self, error: sqlite3.Error | OSError) -> None:
         where = self._path or "in memory"
         self.failure = f"the journal {where} cannot be used: {error}; see the operator's volume"
+        self._metrics.journal_failing.set(1)
         now = time.monotonic()
         if now > self._say_at:  # where small writes fit and large ones do not, it comes and goes
             self._said, self._say_at = True, now + _SAY_AGAIN_S

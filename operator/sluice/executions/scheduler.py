@@ -30,7 +30,10 @@ _CANCELLED_S_MAX = 2.0
 
 
 class Scheduler:
-    """Runs what the lines hold on ``workers`` threads, by turns.
+    """Runs what the lines hold on a few threads, by turns.
+
+    A guest may sleep, or loop, for as long as its time limit allows. So no workflow takes the last
+    thread that its namespace may have, and no namespace the last one of all.
 
     ``done`` is told of each end once it is on disk. Where an engine's module is unmapped, ``wake``
     is called once, and the line waits for it.
@@ -47,10 +50,13 @@ class Scheduler:
         self._journal, self._settings, self._metrics = journal, settings, metrics
         self._done, self._wake = done, wake
         self._loop = asyncio.get_running_loop()
-        self.turns = Turns(settings.running_max, settings.namespace_running_max)
+        workers, spare = settings.workers, settings.workers_spare
+        self.turns = Turns(
+            min(settings.running_max, workers), min(settings.namespace_running_max, workers + spare)
+        )
         self.queues = Queues(journal, settings, self.offer, self._end_hopeless)
-        self._pool = Pool(settings.workers)
-        self._free = settings.workers
+        self._free = workers + 2 * spare
+        self._pool = Pool(self._free)
         self._running: dict[Entry, Line] = {}
         self._held: list[Line] = []
         self._suspect: Entry | None = None  # the one that runs of those beside which we have died

@@ -284,6 +284,16 @@ class Executions:
 
     # What is told
 
+    @property
+    def failure(self) -> str | None:
+        """Why nothing is accepted or begun just now; None: all is well."""
+        return self._journal.failure
+
+    def ends(self, key: WorkflowKey) -> list[asyncio.Future[Run]]:
+        """Return the ends to come of what is accepted and not over."""
+        line = self._lines.get(key)
+        return [entry.end for entry in line.entries.values()] if line else []
+
     async def find(self, key: WorkflowKey, id_: str) -> Run | Pending | None:
         """Return an execution of a workflow: its end, or where it is; None: nobody knows of it.
 

@@ -85,7 +85,7 @@ async def arm(
 
 
 def hold_off(workflow: Workflow, doors: Doors, fire: Fire, find: Find) -> ExitStack:
-    """Open the http triggers of a workflow that is suspended, for a ``fire`` that refuses.
+    """Open the http triggers of a workflow that does not serve, for a ``fire`` that refuses.
 
     Who has the credentials is told to come back, and may look at what ran. Without it the answer
     would be that there is no such trigger, and a sender would give up for good.

@@ -8,6 +8,7 @@ import copy
 import http
 import json
 import os
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,8 +25,10 @@ from sluice.reasons import Reason
 _JSON = "application/json"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 METADATA_LIST = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
-APPLY = "application/apply-patch+yaml"
+# With a charset the client leaves the body as it is given: what it would make of it is no YAML.
+APPLY = "application/apply-patch+yaml; charset=utf-8"
 MERGE = "application/merge-patch+json"
+_NOT_PLAIN = re.compile(r"[^\x20-\x7e]")
 _TIMEOUT_S = 30.0
 # What may wait to be read of each stream, in each of the layers that buffer it. The defaults are
 # for a few: when a hundred see one large object at once, they would hold it a hundred times.
@@ -180,7 +183,7 @@ class Api:
                 path,
                 query_params=list((query or {}).items()),
                 header_params=headers,
-                body=body,
+                body=_yaml(body) if content_type == APPLY else body,
                 auth_settings=["BearerToken"],
             )
             answer = await self._client.call_api(*request, _request_timeout=_TIMEOUT_S)
@@ -193,6 +196,22 @@ class Api:
         await self._client.close()
         if self._streams is not None:
             await self._streams.close()
+
+
+def _yaml(body: Any) -> str:
+    """Return JSON that is YAML as well, whatever its texts hold.
+
+    A patch that is applied is read by a YAML parser, to which a surrogate pair, JSON's escape for
+    what lies beyond U+FFFF, is two invalid characters; and some others must not stand there raw.
+    """
+    return _NOT_PLAIN.sub(_escaped, json.dumps(body, ensure_ascii=False))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    return "\\ufffd" if 0xD800 <= code <= 0xDFFF else f"\\u{code:04x}"
 
 
 def pause_s(failures: int, longest_s: float) -> float:
