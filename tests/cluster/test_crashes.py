@@ -187,7 +187,7 @@ class TestTerminated:
 
     def test_what_waits_is_run_later(self, scene: Scene, start_operator: StartOperator) -> None:
         """A run that was asked for and had not begun is not lost: the next operator runs it."""
-        operator = start_operator("--workers=1", "--drain-s=0.5")
+        operator = start_operator("--workers=1", "--workers-spare=0", "--drain-s=0.5")
         scene.apply(_acts("acts", "answer", "at last"), _acts("busy", "spin"), _probe())
         scene.until_ready("acts", "busy")
         _begin(scene, "busy", "endless")
