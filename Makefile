@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 RUN    := $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fast prove bench check format examples lock clean
+.PHONY: help demo test fast prove bench check format proto examples lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -22,12 +22,14 @@ test: $(VENV)/tests ## all tests, on a real kube-apiserver and etcd (built once,
 fast: $(VENV)/tests ## the tests that need no cluster
 	$(RUN) -m pytest -n auto -m "not cluster and not slow"
 
-prove: $(VENV)/tests ## the long proofs: 200 workflows under 256 MiB, 10,000 events and 100 kills, 5,000 seeds
+prove: $(VENV)/tests ## the long proofs: 200 workflows under 256 MiB, 10,000 events and 100 kills, thousands of seeds
 	SLUICE_PROOF=1 $(RUN) -m pytest tests/cluster/test_never_killed.py tests/executions/test_journal_kill.py
+	SLUICE_PROOF=1 $(RUN) -m pytest tests/wasm/test_cre_fuzz.py tests/wasm/test_cre_concurrency.py
 	$(RUN) -m pytest tests/simulation --seeds 5000 -n auto
 
 bench: $(VENV)/tests ## what a start, an idle workflow and a restart cost, and the reboot chart
 	$(RUN) tests/bench/measure.py
+	$(RUN) tests/bench/measure_cre.py
 	$(BIN)/sluice bench reboot examples --workflows 60 --chart build/reboot.png
 
 check: $(VENV)/tests ## format, lint, types, walls
@@ -35,6 +37,10 @@ check: $(VENV)/tests ## format, lint, types, walls
 
 format: $(VENV)/tests ## put every file into form
 	$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format .
+
+proto: $(VENV)/tests ## write the Python of operator/sluice/cre/proto/*.proto anew
+	$(RUN) -m grpc_tools.protoc -I operator --python_out=operator --pyi_out=operator \
+	  operator/sluice/cre/proto/*.proto
 
 examples: $(VENV)/tests ## build the example workflows from their sources and pack them
 	$(RUN) examples/src/build.py

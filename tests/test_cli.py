@@ -100,7 +100,8 @@ def children(process: "subprocess.Popen[str]") -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "pack", "operator", "run", "trigger", "executions", "logs", "status"]
+    "command",
+    ["", "pack", "operator", "run", "simulate", "trigger", "executions", "logs", "status"],
 )
 def test_help_reads_well(sluice: Sluice, command: str) -> None:
     """What `--help` says is read by somebody before it ships: any change shows in review."""

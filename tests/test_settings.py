@@ -15,6 +15,7 @@ UNITS = {
     "bytes", "seconds", "CPU seconds", "path", "workflows", "processes", "parts", "threads",
     "executions", "requests", "requests per second", "of the limit", "connections", "lines",
     "names", "objects", "ranges and names", "results", "tries", "triggers",
+    "blocks", "calls", "labels", "modules", "secrets", "selectors and URLs", "series",
 }  # fmt: skip
 
 

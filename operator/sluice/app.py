@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from sluice.adapters import http
+from sluice.equipment import Equipment
 from sluice.errors import WorkflowInvalid
 from sluice.executions.journal import Journal
 from sluice.fleet import Fleet, Means, Subscribe, subscribe_nothing
+from sluice.guests import Guests
 from sluice.metrics import Metrics
 from sluice.outcome import OutcomeKind
 from sluice.provision import Provision
@@ -65,7 +67,7 @@ class Run:
 
 
 @asynccontextmanager
-async def fleet(
+async def fleet(  # noqa: PLR0913 - most are given by name
     source: Source,
     reporter: Reporter,
     settings: Settings,
@@ -75,6 +77,7 @@ async def fleet(
     journal: Path | None = None,
     doors: Doors | None = None,
     sink: Sink | None = None,
+    equipment: Equipment | None = None,
 ) -> AsyncIterator[Fleet]:
     """Open a fleet; at the end of the block it is drained and all that it held is closed.
 
@@ -88,9 +91,10 @@ async def fleet(
     supply = Supply(source, runtime, settings, metrics)
     costs = Costs(settings.data_dir / "costs", settings.compile_memory_bytes_max)
     provision = Provision(supply, rollout, costs, settings)
+    guests = Guests(runtime, supply, equipment)
     means = Means(
         supply=supply,
-        runtime=runtime,
+        guests=guests,
         rollout=rollout,
         provision=provision,
         journal=Journal(journal, settings, metrics),
@@ -103,6 +107,7 @@ async def fleet(
     finally:
         if not await alive.close():
             log.warning("executions were cut off: they ran longer than drain_s allows")
+        guests.close()
         runtime.close()
 
 
@@ -110,6 +115,7 @@ async def operate(options: Operator, settings: Settings) -> None:
     """Run the operator until SIGTERM or SIGINT; raises SluiceError where it cannot begin."""
     from sluice.adapters.kubernetes.api import Api
     from sluice.adapters.kubernetes.reporter import StatusReporter
+    from sluice.adapters.kubernetes.secrets import Secrets
     from sluice.adapters.kubernetes.source import ConfigMaps
     from sluice.adapters.kubernetes.watch import Watch
     from sluice.adapters.webhooks import Webhooks
@@ -126,9 +132,12 @@ async def operate(options: Operator, settings: Settings) -> None:
         doors = _doors(api, settings, metrics, webhooks, lambda: alive)
         sinks = await open_.enter_async_context(_sinks(settings, metrics, lambda: alive, api))
         journal = settings.data_dir / "executions.db"
+        equipment = Equipment(settings, metrics, Secrets(api, settings), api.server)
+        open_.push_async_callback(equipment.aclose)
         opening = fleet(
-            ConfigMaps(api), reporter, settings, metrics, journal=journal, doors=doors, sink=sinks
-        )
+            ConfigMaps(api), reporter, settings, metrics,
+            journal=journal, doors=doors, sink=sinks, equipment=equipment,
+        )  # fmt: skip
         alive = await open_.enter_async_context(opening)
         watch = Watch(api, alive, reporter, settings, options.namespaces)
         starting = _starting(watch, alive)
@@ -242,7 +251,8 @@ async def run(options: Run, settings: Settings) -> bool:
     with Terminal(options.output) as terminal:
         async with (
             _sinks(settings, metrics, lambda: alive) as sinks,
-            fleet(directory, terminal, settings, metrics, sink=sinks) as alive,
+            contextlib.aclosing(Equipment(settings, metrics)) as equipment,
+            fleet(directory, terminal, settings, metrics, sink=sinks, equipment=equipment) as alive,
         ):
             terminal.expect(desire.key for desire in desires)
             for desire in desires:

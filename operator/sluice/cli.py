@@ -28,6 +28,7 @@ from sluice.options import (
 from sluice.queries import executions, logs, status
 from sluice.reasons import Reason
 from sluice.settings import Settings
+from sluice.simulate_command import simulate
 
 _EXIT_FAILED, _EXIT_INVALID, _EXIT_UNAVAILABLE, _EXIT_INTERRUPTED = 1, 3, 4, 130
 # A plain `kubectl apply` repeats the object, base64 and all, in an annotation of at most 262,144
@@ -50,7 +51,7 @@ def cli() -> None:
     """Run WebAssembly workflows on Kubernetes without ever being killed for memory."""
 
 
-for command in (bench, executions, logs, status):
+for command in (bench, executions, logs, simulate, status):
     cli.add_command(command)
 
 
@@ -105,7 +106,9 @@ def _leave(code: int) -> NoReturn:
     show_default=True,
     help="How the module is compressed.",
 )
-@click.option("--abi", type=click.Choice(["wasi"]), help="Detected from the imports by default.")
+@click.option(
+    "--abi", type=click.Choice(["wasi", "cre"]), help="Detected from the imports by default."
+)
 @click.option(
     "--part-size",
     default=_PART_BYTES,

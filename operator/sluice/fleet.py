@@ -20,6 +20,7 @@ from sluice.errors import (
 )
 from sluice.executions import Executions
 from sluice.executions.journal import Journal
+from sluice.guests import Guests
 from sluice.idle import Idle
 from sluice.life import (
     ADMITTED,
@@ -46,8 +47,7 @@ from sluice.supply import Supply
 from sluice.triggers import Doors
 from sluice.upkeep import VERIFIED, Upkeep, pause
 from sluice.wasm.config import Tier
-from sluice.wasm.engine import Engine
-from sluice.wasm.runtime import Runtime
+from sluice.wasm.lending import Lending
 from sluice.workflow import Workflow, WorkflowKey
 
 log = logging.getLogger(__name__)
@@ -55,10 +55,10 @@ log = logging.getLogger(__name__)
 _TOLD_OF_A_HOLD = 50
 # Under pressure, what has not run for so long is let go of at once.
 _IDLE_UNDER_PRESSURE_S = 10.0
-Subscribe = Callable[[Engine], Awaitable[None]]
+Subscribe = Callable[[Lending], Awaitable[None]]
 
 
-async def subscribe_nothing(_: Engine) -> None:
+async def subscribe_nothing(_: Lending) -> None:
     """Return at once: a WASI program has no interface to subscribe through."""
 
 
@@ -67,7 +67,7 @@ class Means:
     """What a fleet is given to live by; whoever made it closes it."""
 
     supply: Supply
-    runtime: Runtime
+    guests: Guests
     rollout: Rollout
     provision: Provision
     journal: Journal
@@ -90,7 +90,7 @@ class Fleet:
         reporter: Reporter,
         subscribe: Subscribe = subscribe_nothing,
     ) -> None:
-        self._supply, self._runtime, self._rollout = means.supply, means.runtime, means.rollout
+        self._supply, self._guests, self._rollout = means.supply, means.guests, means.rollout
         self._settings, self._metrics, self._reporter = settings, metrics, reporter
         self._provision, self._subscribe = means.provision, subscribe
         self._upkeep, self._doors = Upkeep(means.supply, settings), means.doors
@@ -295,11 +295,11 @@ class Fleet:
             supplied = await self._provision.module(workflow, choice.tier, permit)
             permit.compiled()
             # 4 the engine, what it subscribes to, and its triggers all or none
-            engine = Engine(self._runtime, supplied.module, workflow, config)
-            await self._subscribe(engine)
-            armed = await self._arm(life, workflow)
+            guest = await self._guests.open(supplied.module, workflow, config)
+            await self._subscribe(guest.engine)
+            armed = await self._arm(life, guest.workflow)
             # 5 only now it takes the place of the one before
-            self._serve(life, Alive(workflow, config, engine, armed, supplied.seen))
+            self._serve(life, Alive(guest, config, armed, supplied.seen))
         # 6 what was asked for meanwhile
         self._settle(life)
 
@@ -343,7 +343,7 @@ class Fleet:
         # No await in here: nothing comes between. For a moment both revisions are armed, and what
         # fires in both has one id.
         before, life.alive = life.alive, alive
-        self._executions.attach(alive.workflow, alive.engine)
+        self._executions.attach(alive.workflow, alive.engine, alive.guest.perform)
         life.held_off.close()
         if before:
             self._disarm(before)

@@ -10,12 +10,13 @@ from itertools import takewhile
 from sluice.desire import Desire, RunRequest
 from sluice.errors import EngineRefused
 from sluice.event import Event
+from sluice.executions.performing import Guest
 from sluice.outcome import Outcome, OutcomeKind
 from sluice.reasons import Reason
 from sluice.rollout.batches import Rollout
 from sluice.settings import MIB
 from sluice.snapshot import Run, Serving, Snapshot, Verdict
-from sluice.wasm.engine import Engine
+from sluice.wasm.lending import Lending
 from sluice.workflow import Workflow, WorkflowKey
 
 WAITING = Verdict(False, Reason.WAITING_FOR_TURN, "not admitted yet")
@@ -29,12 +30,20 @@ SUSPENDED = Verdict(False, Reason.SUSPENDED, "spec.suspend is true; set it to fa
 class Alive:
     """A revision that serves: its engine, its armed triggers, and what it was made from."""
 
-    workflow: Workflow
+    guest: Guest
     config: str
-    engine: Engine
     armed: AsyncExitStack
     seen: dict[str, str | None] = field(default_factory=dict)  # as ``supply.Supplied`` has it
     note: str = ""  # why it serves from the tier that it does, where that is worth a word
+
+    @property
+    def workflow(self) -> Workflow:
+        """Return the revision, with the triggers that its guest brought if it is a CRE workflow."""
+        return self.guest.workflow
+
+    @property
+    def engine(self) -> Lending:
+        return self.guest.engine
 
     @property
     def facts(self) -> Serving:

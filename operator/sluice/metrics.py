@@ -1,19 +1,30 @@
-"""Every metric, born at 0, with labels of fixed sets: no tenant's name is ever a label."""
+"""Every metric, born at 0, with labels of fixed sets: no tenant's name is a label.
 
+But for the metrics that CRE workflows count for themselves, which are bounded by settings.
+"""
+
+import json
+import math
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from sluice.outcome import OutcomeKind
 from sluice.reasons import Reason
+from sluice.settings import Settings
 
 _FAST = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 60, 300)
 _MIB = 1 << 20
 _WEBHOOK_CODES = (200, 202, 204, 400, 401, 404, 405, 408, 409, 413, 415, 417, 429, 500, 503)
 TRIGGER_KINDS = ("cron", "manual", "startup", "http", "kubernetes")
+CAPABILITIES = (
+    "HTTPAction", "ConfidentialHTTP", "Consensus", "ChainRead", "Secrets", "Unknown"
+)  # fmt: skip
 _TIERS = ("baseline", "optimizing")  # wasm.config.Tier, which lies above this
 
 
@@ -57,6 +68,7 @@ class Metrics:
         )
         self._make_executions(registry)
         self._make_doors(registry)
+        self._make_cre(registry)
         self._bear()
 
     def _make_executions(self, registry: CollectorRegistry) -> None:
@@ -132,6 +144,15 @@ class Metrics:
             registry=registry,
         )
 
+    def _make_cre(self, registry: CollectorRegistry) -> None:
+        self.cre_calls = Counter(
+            "sluice_cre_calls",
+            "Calls of CRE workflows for something outside: answered, or failed.",
+            ["capability", "result"],
+            registry=registry,
+        )
+        self.user = UserMetrics(registry)
+
     def _bear(self) -> None:
         """Show each metric at 0 from the beginning, with every label that it may ever have."""
         compiled = ("compiled", "refused", "unsupported", "headroom", "failed")
@@ -151,6 +172,7 @@ class Metrics:
             self.egress_requests: (("answered", "refused", "failed"),),
             self.sink_deliveries: (("http", "configMap"), sent),
             self.watches: (("open", "waiting"),),
+            self.cre_calls: (CAPABILITIES, ("answered", "failed")),
         }
         for metric, sets in labels.items():
             for values in product(*sets):
@@ -163,6 +185,63 @@ def move(gauge: Gauge, before: str, after: str) -> None:
         for label, step in ((before, -1), (after, 1)):
             if label:
                 gauge.labels(label).inc(step)
+
+
+class UserSeries(NamedTuple):
+    """One line of a workflow's own metrics; ``kind`` is counter or gauge."""
+
+    namespace: str
+    workflow: str
+    kind: str
+    name: str
+    labels: tuple[tuple[str, str], ...]
+
+
+class UserMetrics:
+    """What guests count for themselves, where the spec wants it: the one place with names.
+
+    The names are labels' values and not the metrics', so that no guest makes a family of its own.
+    The least recently written go where there are too many. Counted on the guests' threads.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._values: OrderedDict[UserSeries, float] = OrderedDict()
+        self._lock = threading.Lock()
+        registry.register(self)
+
+    def count(self, series: UserSeries, value: float, settings: Settings) -> bool:
+        """Add to a counter, or set a gauge; False where the value or the kind is no such thing."""
+        counted = series.kind == "counter"
+        if not math.isfinite(value) or (counted and value < 0) or not series.kind:
+            return False
+        with self._lock:
+            before = self._values.pop(series, 0.0)
+            whose = series[:2]
+            own = [s for s in self._values if s[:2] == whose]
+            for old in own[: max(0, len(own) + 1 - settings.cre_workflow_metric_series_max)]:
+                del self._values[old]
+            while len(self._values) >= settings.cre_metric_series_max:
+                self._values.popitem(last=False)
+            self._values[series] = before + value if counted else value
+        return True
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["namespace", "workflow", "name", "labels"]
+        families: dict[str, CounterMetricFamily | GaugeMetricFamily] = {
+            "counter": CounterMetricFamily(
+                "sluice_user_counter", "Counters of CRE workflows' own.", labels=labels
+            ),
+            "gauge": GaugeMetricFamily(
+                "sluice_user_gauge", "Gauges of CRE workflows' own.", labels=labels
+            ),
+        }
+        with self._lock:
+            values = list(self._values.items())
+        for series, value in values:
+            told = json.dumps(dict(series.labels), ensure_ascii=False)
+            shown = [series.namespace, series.workflow, series.name, told]
+            families[series.kind].add_metric(shown, value)
+        yield from (family for family in families.values() if family.samples)
 
 
 class RolloutMetrics:

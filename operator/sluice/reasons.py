@@ -48,6 +48,7 @@ class Reason(StrEnum):
     ABI_UNSUPPORTED = "AbiUnsupported"
     COMPILE_OUT_OF_MEMORY = "CompileOutOfMemory"
     COMPILE_TIMED_OUT = "CompileTimedOut"
+    TRIGGER_UNSUPPORTED = "TriggerUnsupported"
 
     # The cluster or the operator: retried with backoff.
     SOURCE_UNAVAILABLE = "SourceUnavailable"
@@ -56,6 +57,8 @@ class Reason(StrEnum):
     TRIGGER_FORBIDDEN = "TriggerForbidden"
     COMPILE_FAILED = "CompileFailed"
     ENGINE_REFUSED = "EngineRefused"
+    SUBSCRIBE_FAILED = "SubscribeFailed"
+    REQUIREMENTS_UNMET = "RequirementsUnmet"
 
     # How the executions of one workflow go.
     RUNS_SUCCEEDING = "RunsSucceeding"
@@ -84,5 +87,8 @@ ABOUT_THE_MODULE = frozenset(
         Reason.ABI_UNSUPPORTED,
         Reason.COMPILE_OUT_OF_MEMORY,
         Reason.COMPILE_TIMED_OUT,
+        Reason.TRIGGER_UNSUPPORTED,
+        Reason.REQUIREMENTS_UNMET,
+        Reason.SUBSCRIBE_FAILED,
     }
 )

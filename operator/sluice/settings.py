@@ -191,6 +191,94 @@ class Settings:
     secret_age_s_max: float = _setting(
         60.0, "seconds", "until a Secret of an http trigger is read again", most=60
     )
+    cre_subscribe_s_max: float = _setting(
+        15.0, "seconds", "for a CRE workflow to say what it subscribes to"
+    )
+    cre_subscriptions_max: int = _setting(10, "triggers", "that a CRE workflow subscribes to")
+    cre_pre_hook_s_max: float = _setting(10.0, "seconds", "for the pre-hook of a CRE workflow")
+    cre_pending_calls_max: int = _setting(
+        30, "calls", "of one CRE workflow to capabilities and for secrets at once; then it waits"
+    )
+    cre_calls_max: int = _setting(
+        1000, "calls", "of one CRE execution to capabilities, and as many for secrets, in all"
+    )
+    cre_request_bytes_max: int = _setting(
+        256 << 10, "bytes", "of one request of a CRE guest to its host"
+    )
+    cre_response_bytes_max: int = _setting(
+        5 * MIB, "bytes", "of an answer to a CRE guest, who is told it as max_response_size"
+    )
+    cre_logs_max: int = _setting(
+        10_000, "lines", "that a CRE execution may log in one mode; what is more is dropped"
+    )
+    cre_log_bytes_max: int = _setting(
+        MIB, "bytes", "of one line that a CRE guest logs; a longer one is dropped"
+    )
+    cre_metric_bytes_max: int = _setting(4096, "bytes", "of one metric of a CRE guest, encoded")
+    cre_metric_name_bytes_max: int = _setting(128, "bytes", "of the name of such a metric")
+    cre_metric_labels_max: int = _setting(10, "labels", "of such a metric")
+    cre_metric_label_bytes_max: int = _setting(256, "bytes", "of the value of such a label")
+    cre_cron_s_min: float = _setting(30.0, "seconds", "between the dues of a CRE workflow's cron")
+    cre_http_trigger_per_minute: int = _setting(
+        2, "requests", "a minute to one http trigger of a CRE workflow", most=60_000
+    )
+    cre_http_trigger_burst: int = _setting(
+        3, "requests", "to one http trigger of a CRE workflow at once", most=1000
+    )
+    cre_subscriptions_remembered_max: int = _setting(
+        4096, "modules", "and configs whose subscriptions are kept, so that a restart need not ask"
+    )
+    cre_evm_rpc: str = _setting(
+        "", "selectors and URLs", "of JSON-RPC endpoints: chain selector=URL, with commas between"
+    )
+    cre_evm_calls_max: int = _setting(15, "calls", "to chains of one CRE execution")
+    cre_evm_blocks_max: int = _setting(100, "blocks", "that one call may look for logs in")
+    cre_evm_request_bytes_max: int = _setting(5 << 10, "bytes", "of one call to a chain")
+    cre_evm_answer_bytes_max: int = _setting(
+        MIB, "bytes", "that an endpoint may answer to one call to a chain"
+    )
+    cre_evm_s_max: float = _setting(10.0, "seconds", "for an endpoint of a chain to answer")
+    cre_calls_running_max: int = _setting(
+        30, "calls", "of one CRE workflow that capabilities answer at once"
+    )
+    cre_call_s_max: float = _setting(
+        180.0, "seconds", "for a capability to answer one call of a CRE workflow"
+    )
+    cre_http_calls_max: int = _setting(5, "requests", "over HTTP of one CRE execution")
+    cre_http_s_max: float = _setting(
+        10.0, "seconds", "for one request over HTTP of a CRE guest, confidential or not"
+    )
+    cre_http_request_bytes_max: int = _setting(
+        10 << 10, "bytes", "of the body of such a request, and as many of its URL and headers"
+    )
+    cre_http_response_bytes_max: int = _setting(
+        100 << 10, "bytes", "of the body of the answer to such a request"
+    )
+    cre_http_cache_s_max: float = _setting(600.0, "seconds", "that such an answer may be kept")
+    cre_http_cache_bytes_max: int = _setting(
+        8 * MIB, "bytes", "of such answers that are kept, of all workflows"
+    )
+    cre_confidential_calls_max: int = _setting(
+        5, "requests", "over confidential HTTP of one CRE execution"
+    )
+    cre_consensus_calls_max: int = _setting(20, "calls", "for consensus of one CRE execution")
+    cre_consensus_bytes_max: int = _setting(
+        100 << 10, "bytes", "of what a CRE guest observes, or wants signed, in one call"
+    )
+    cre_secrets_calls_max: int = _setting(5, "calls", "for secrets of one CRE execution")
+    cre_secrets_running_max: int = _setting(
+        5, "calls", "for secrets of one CRE workflow that are answered at once"
+    )
+    cre_secrets_max: int = _setting(100, "secrets", "that a CRE guest asks for in one call")
+    cre_secret_bytes_max: int = _setting(2 << 10, "bytes", "of one secret of a CRE workflow")
+    cre_secrets_bytes_max: int = _setting(27 << 10, "bytes", "of all secrets in one call")
+    cre_signing_key_file: str = _setting(
+        "", "path", "of the key that signs reports, 64 hex digits; without it one is made and kept"
+    )
+    cre_metric_series_max: int = _setting(
+        1000, "series", "of CRE guests' own metrics that are shown; the least recent goes first"
+    )
+    cre_workflow_metric_series_max: int = _setting(50, "series", "of those that are one workflow's")
     drain_s: float = _setting(25.0, "seconds", "given to running executions at SIGTERM")
     resync_s: float = _setting(
         300.0, "seconds", "between full lists that find deletions no watch told of"

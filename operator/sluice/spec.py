@@ -211,6 +211,32 @@ class SinkSpec(_Spec, frozen=True):
     config_map: ConfigMapSinkSpec | None = None
 
 
+# Where a CRE guest looks for a secret if it names no namespace.
+CRE_NAMESPACE = "main"
+
+
+class CreHttpSpec(_Spec, frozen=True):
+    """The hosts that requests may go to; ``.example.com`` is all below it. None: every host."""
+
+    allow_hosts: Annotated[tuple[_Name, ...], Meta(max_length=100)] | None = None
+
+
+class CreSecretSpec(_Spec, frozen=True):
+    """What a guest asks for by ``namespace`` and ``id``, and where it lies."""
+
+    id: Annotated[str, Meta(max_length=128)]
+    secret_key_ref: SecretKeyRef
+    namespace: Annotated[str, Meta(max_length=64)] = CRE_NAMESPACE
+
+
+class CreSpec(_Spec, frozen=True):
+    """What a CRE workflow may reach through its capabilities."""
+
+    http: CreHttpSpec | None = None
+    secrets: Annotated[tuple[CreSecretSpec, ...], Meta(max_length=100)] = ()
+    metrics: bool = False
+
+
 class Limits(_Spec, frozen=True):
     """Bounds of one execution, as Kubernetes quantities and durations."""
 
@@ -244,7 +270,7 @@ class Limits(_Spec, frozen=True):
 
 class WorkflowSpec(_Spec, frozen=True):
     module: ModuleSpec
-    abi: Literal["wasi"] | None = None
+    abi: Literal["wasi", "cre"] | None = None
     config: str | None = None
     config_from: ConfigFrom | None = None
     env: Annotated[tuple[EnvVar, ...], Meta(max_length=100)] = ()
@@ -259,3 +285,4 @@ class WorkflowSpec(_Spec, frozen=True):
     retries: RetriesSpec = RetriesSpec()
     active_deadline_seconds: Annotated[int, Meta(ge=1, le=86400)] | None = None
     sink: SinkSpec | None = None
+    cre: CreSpec | None = None

@@ -324,3 +324,15 @@ async def test_what_became_of_requests_is_counted(server: Server) -> None:
     value = metrics.registry.get_sample_value
     for result in ("answered", "refused", "failed"):
         assert value("sluice_egress_requests_total", {"result": result}) == 1
+
+
+async def test_what_has_no_body_says_nothing_of_one(server: Server) -> None:
+    """A GET has neither a length nor a type, which some servers refuse."""
+    async with _egress("127.0.0.1") as egress:
+        await egress.request(
+            "GET", f"http://127.0.0.1:{server.port}/", headers={}, body=b"", timeout_s=5,
+            answer_bytes_max=10,
+        )  # fmt: skip
+    assert not {"Content-Length", "Content-Type", "Transfer-Encoding"} & set(
+        server.requests[0].headers
+    )

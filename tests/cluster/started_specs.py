@@ -112,6 +112,29 @@ _FIELDS: dict[str, tuple[list[Any], list[Any]]] = {
            {"http": {"url": "http://a"}, "configMap": {"name": "a"}},
            {"configMap": {"name": "a", "key": ""}}],
     ),
+    "abi": (["cre", None], ["", "wasip2"]),
+    "cre": (
+        [None, {}, {"http": {}, "secrets": [], "metrics": True}, {"http": {"allowHosts": None}}]
+        + [{"http": {"allowHosts": [h]}} for h in (
+            "a", "a.b-c_d.e", ".example.com", "10.0.0.1", "[::1]", "a" * 253)]
+        + [{"http": {"allowHosts": ["a"] * 100}}]
+        + [{"secrets": [{"id": i, "namespace": n, "secretKeyRef": {"name": "a.b", "key": "..A_-"}}
+                        for i in ("A_b.c-1", "a" * 128) for n in ("main", "a" * 64)]}],
+        [{"http": {"allowHosts": h}} for h in (
+            [], [""], ["A"], ["a/b"], ["a:80"], ["http://a"], ["*.a"], ["a."], ["::1"], ["a\n"],
+            ["a" * 254], ["a"] * 101, "a", [None])]
+        + [{"secrets": [{"id": "a", "secretKeyRef": {"name": "a", "key": "b"}} | s]} for s in (
+            {"id": ""}, {"id": "a b"}, {"id": "a" * 129}, {"namespace": ""},
+            {"namespace": "a" * 65}, {"namespace": "a\n"}, {"id": None}, {"secretKeyRef": None},
+            {"secretKeyRef": {"name": "a"}}, {"secretKeyRef": {"name": "A", "key": "b"}},
+            {"secretKeyRef": {"name": "a", "key": ""}}, {"value": "hunter2"})]
+        + [{"secrets": [{"id": "a", "secretKeyRef": {"name": "a", "key": "b"}}] * 2},
+           {"secrets": [{"id": "a", "namespace": n, "secretKeyRef": {"name": "a", "key": "b"}}
+                        for n in ("main", None)]},
+           {"secrets": [{"id": f"a{i}", "secretKeyRef": {"name": "a", "key": "b"}}
+                        for i in range(101)]},
+           {"metrics": "true"}, {"evm": {}}],
+    ),
     "limits": (
         [{"cpu": t} for t in ("1ms", "24h", None)],
         [{"cpu": t} for t in ("", "0s", "24h1s", 1)],

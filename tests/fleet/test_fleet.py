@@ -15,7 +15,7 @@ from sluice.errors import WorkflowInvalid
 from sluice.outcome import OutcomeKind
 from sluice.reasons import Reason
 from sluice.rollout.memory import find_source
-from sluice.wasm.engine import Engine
+from sluice.wasm.lending import Lending
 from sluice.workflow import WorkflowKey
 
 
@@ -168,9 +168,9 @@ async def test_an_unreachable_source_is_tried_again(open_stage: OpenStage) -> No
 async def test_nothing_is_held_while_it_subscribes(open_stage: OpenStage) -> None:
     """During the wait for subscriptions neither a part nor a file is held, and no compile slot."""
     waiting, go_on = asyncio.Event(), asyncio.Event()
-    engines: list[weakref.ref[Engine]] = []
+    engines: list[weakref.ref[Lending]] = []
 
-    async def subscribe(engine: Engine) -> None:
+    async def subscribe(engine: Lending) -> None:
         engines.append(weakref.ref(engine))
         if len(engines) == 1:
             waiting.set()
@@ -219,6 +219,15 @@ async def test_a_spec_may_name_its_tier(open_stage: OpenStage, tier: str) -> Non
     assert snapshot.serving is not None
     assert snapshot.serving.tier == tier
     assert len(list(stage.settings.cache_dir.glob("*.cwasm"))) == 1
+
+
+async def test_a_spec_may_name_its_interface(open_stage: OpenStage) -> None:
+    """A module that speaks another interface than its spec says is not run as that."""
+    stage = await open_stage()
+    right, wrong = (stage.want(abi, "answer", "42", abi=abi) for abi in ("wasi", "cre"))
+    await stage.until_reason(right, Reason.SERVING)
+    await stage.until_reason(wrong, Reason.ABI_UNSUPPORTED)
+    assert "spec.abi says cre, but the module speaks wasi" in stage.ready(wrong).message
 
 
 async def test_an_idle_module_comes_back(open_stage: OpenStage) -> None:

@@ -1,9 +1,10 @@
 """Guests from real compilers, built once and kept: ``guest("echo") -> bytes``.
 
-A guest is ``tests/guests/NAME.c`` (built by the ziglang wheel) or a Go program in
-``tests/guests/go/NAME/``. What is built is kept outside the tree under the hash of its source and
-of how it was built, so that another source is another file. Several test workers may ask at once:
-one builds, the others wait for it and find it.
+A guest is ``tests/guests/NAME.c`` (built by the ziglang wheel), a Go program in
+``tests/guests/go/NAME/``, or one of the Go programs ``cre/NAME``, which share one module. What is
+built is kept outside the tree under the hash of its source and of how it was built, so that
+another source is another file. Several test workers may ask at once: one builds, the others wait
+for it and find it.
 """
 
 import fcntl
@@ -38,6 +39,7 @@ def guest_path(name: str) -> Path:
     source = _source(name)
     command = _go_command() if source.is_dir() else [sys.executable, *_C, *_C_LINKED]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sluice" / "guests"
+    name = name.replace("/", "-")
     target = folder / f"{name}-{_hash(source, command)}.wasm"
     if not target.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +56,7 @@ def has_go() -> bool:
 
 
 def _source(name: str) -> Path:
-    for source in (_HERE / f"{name}.c", _HERE / "go" / name):
+    for source in (_HERE / f"{name}.c", _HERE / "go" / name, _HERE / name):
         if source.exists():
             return source
     raise GuestError(f"there is no guest {name} in {_HERE}")
@@ -62,9 +64,18 @@ def _source(name: str) -> Path:
 
 def _hash(source: Path, command: list[str]) -> str:
     # The compilers themselves are left out: what a guest does is its source's matter.
-    files = sorted(source.iterdir()) if source.is_dir() else [source]
+    files = _files(source)
     said = [*command[1:], *(f"{file.name}\n{file.read_text()}" for file in files)]
     return hashlib.sha256("\0".join(said).encode()).hexdigest()[:16]
+
+
+def _files(source: Path) -> list[Path]:
+    """Return all that a guest is made from: what programs of one module share is beside them."""
+    if not source.is_dir():
+        return [source]
+    shared = source.parent / "sdk"
+    beside = [source.parent / "go.mod", *shared.iterdir()] if shared.is_dir() else []
+    return sorted([*source.iterdir(), *beside])
 
 
 def _go_command() -> list[str]:

@@ -141,6 +141,7 @@ class Egress:
             cookie_jar=aiohttp.DummyCookieJar(),  # one tenant's cookies are not another's
             auto_decompress=False,  # what is bounded is what came
             headers={"User-Agent": "sluice", "Accept-Encoding": "identity"},
+            skip_auto_headers=("Content-Type",),  # what has no body has no type
         )
 
     def _socket(self, trusted: bool, info: Any) -> socket.socket:
@@ -193,7 +194,7 @@ class Egress:
         session = self._sessions[self._rules.trusts(host)]
         try:
             async with session.request(
-                method, target, headers=headers, data=body, allow_redirects=False,
+                method, target, headers=headers, data=body or None, allow_redirects=False,
                 timeout=aiohttp.ClientTimeout(total=timeout_s),
             ) as answer:  # fmt: skip
                 return await _read(answer, answer_bytes_max)

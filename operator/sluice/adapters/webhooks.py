@@ -27,6 +27,7 @@ from sluice.spec import HttpSpec
 from sluice.told import as_json
 from sluice.triggers.credentials import Guard, SecretReader, Shown
 from sluice.triggers.http import BadRequest, Bucket, event_of, wait_s
+from sluice.triggers.signers import EvmAuth, event_of_signed, signed
 from sluice.workflow import WorkflowKey
 
 log = logging.getLogger(__name__)
@@ -180,6 +181,9 @@ class Webhooks:
             return _too_many("more requests than the trigger's rate", pause)
         wait = wait_s(request.query.get("wait"), self._settings.http_wait_s_max)
         event = event_of(hook.trigger, request.headers, body)
+        if isinstance(hook.spec.auth, EvmAuth):
+            token = Shown(request.headers, body).token
+            event = event_of_signed(event, body, signed(token, body, hook.spec.auth.addresses))
         try:
             return hook, await self._fire(hook, event), wait
         except EngineRefused as e:

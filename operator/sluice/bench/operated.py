@@ -11,7 +11,7 @@ from sluice.rollout.memory import spare_what_stays
 from sluice.settings import Settings
 from sluice.snapshot import Snapshot, Verdict
 from sluice.wasm.config import Tier
-from sluice.wasm.engine import Engine
+from sluice.wasm.lending import Lending
 from sluice.workflow import WorkflowKey
 
 _LOOK_S = 0.1
@@ -31,7 +31,7 @@ async def _run(stage: Stage) -> None:
     settings = _settings(order)
     watch = _Watch(stage.tell, len(stage.inputs.all))
 
-    async def subscribe(engine: Engine) -> None:
+    async def subscribe(engine: Lending) -> None:
         watch.subscribed(engine)
         await asyncio.sleep(order.subscribe_wait_s)
 
@@ -60,14 +60,14 @@ class _Watch:
         self._ready: set[WorkflowKey] = set()
         self._optimised: set[WorkflowKey] = set()
         self._failed: set[WorkflowKey] = set()
-        self._engines: list[Engine] = []
+        self._engines: list[Lending] = []
         self._peaks: list[int] = []
 
     @property
     def settled(self) -> bool:
         return len(self._ready) + len(self._failed) == self._expected
 
-    def subscribed(self, engine: Engine) -> None:
+    def subscribed(self, engine: Lending) -> None:
         self._engines.append(engine)
         self._peaks.append(_peak(engine))
 
@@ -96,7 +96,7 @@ class _Watch:
         self._tell("resumed" if note.ok else "hold", message=note.message)
 
 
-def _peak(engine: Engine) -> int:
+def _peak(engine: Lending) -> int:
     return int(engine.entry.record["peak_bytes"])
 
 

@@ -6,6 +6,7 @@ tests/cluster/test_crd_agreement.py holds them together.
 
 import re
 
+from sluice.checks.cre import check_cre
 from sluice.checks.forms import (
     check_bytes,
     check_choices,
@@ -53,6 +54,8 @@ def check(spec: WorkflowSpec, settings: Settings) -> None:
     _check_retries(spec.retries)
     if spec.sink:
         _check_sink(spec.sink)
+    if spec.cre:
+        check_cre("spec.cre", spec.cre)
 
 
 def _check_module(module: ModuleSpec, settings: Settings) -> None:

@@ -9,10 +9,12 @@ from enum import Enum, auto
 
 from sluice.executions.acceptance import Pending
 from sluice.executions.journal import Ask
+from sluice.executions.performing import Perform, command
 from sluice.executions.retries import Policy
 from sluice.executions.tables import Owner
 from sluice.snapshot import Run
-from sluice.wasm.engine import Cancel, Engine
+from sluice.wasm.interrupt import Cancel
+from sluice.wasm.lending import Lending
 from sluice.workflow import Workflow, WorkflowKey
 
 
@@ -83,7 +85,8 @@ class Line:
     owner: Owner
     space: Space
     used_at: float
-    engine: Engine | None = None
+    engine: Lending | None = None
+    perform: Perform = command
     policy: Policy = field(default_factory=Policy)
     concurrency: dict[str, str] = field(default_factory=dict)  # of its cron triggers
     open: bool = False  # takes events
@@ -129,10 +132,11 @@ class Line:
             if trigger.cron
         }
 
-    def attach(self, engine: Engine) -> None:
+    def attach(self, engine: Lending, perform: Perform) -> None:
         if self.engine is None:
             self.attached_at = time.monotonic()  # while nothing served, nothing grew old
-        self.engine, self.waking, self.arming = engine, False, False
+        self.engine, self.perform = engine, perform
+        self.waking = self.arming = False
 
     def of_trigger(self, trigger: str) -> list[Entry]:
         """Return what of one trigger is not over."""

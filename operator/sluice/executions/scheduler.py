@@ -12,6 +12,7 @@ from sluice.errors import EngineRefused, SluiceError
 from sluice.event import Event
 from sluice.executions.journal import Journal
 from sluice.executions.line import Entry, Line, Phase
+from sluice.executions.performing import Perform
 from sluice.executions.pool import Pool
 from sluice.executions.retries import next_attempt
 from sluice.executions.tables import Tables
@@ -21,7 +22,8 @@ from sluice.metrics import Metrics
 from sluice.outcome import Outcome, OutcomeKind
 from sluice.settings import Settings
 from sluice.snapshot import Run
-from sluice.wasm.engine import Cancel, Engine, Execution
+from sluice.wasm.interrupt import Cancel
+from sluice.wasm.lending import Lending
 from sluice.workflow import WorkflowKey
 
 log = logging.getLogger(__name__)
@@ -229,7 +231,7 @@ class Scheduler:
             )
         source = f"/{line.owner.namespace}/{line.owner.name}"
         self._pool.run(
-            partial(_attempt, engine, payload, source, entry.attempts, cancel),
+            partial(_attempt, line.perform, engine, payload, source, entry.attempts, cancel),
             partial(self._over, line, entry, datetime.now(UTC)),
         )
 
@@ -338,10 +340,11 @@ def _run_of(entry: Entry, outcome: Outcome, started: datetime | None) -> Run:
     return Run(entry.id, entry.trigger, started or datetime.now(UTC), outcome, entry.attempts)
 
 
-def _attempt(engine: Engine, payload: bytes, source: str, attempt: int, cancel: Cancel) -> Outcome:
+def _attempt(
+    perform: Perform, engine: Lending, payload: bytes, source: str, attempt: int, cancel: Cancel
+) -> Outcome:
     try:
-        event = Event.load(payload).encode(source, attempt)
-        return engine.run(Execution(event=event), cancel)
+        return perform(engine, Event.load(payload), source, attempt, cancel)
     except SluiceError as e:
         return Outcome(OutcomeKind.REFUSED, e.message)
     except Exception:

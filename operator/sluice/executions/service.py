@@ -12,6 +12,7 @@ from sluice.event import Event
 from sluice.executions.acceptance import Accepted, Pending
 from sluice.executions.journal import Journal
 from sluice.executions.line import Entry, Line, Phase
+from sluice.executions.performing import Perform, command
 from sluice.executions.scheduler import Scheduler
 from sluice.executions.tables import Left, Owner, Tables
 from sluice.metrics import TRIGGER_KINDS, Metrics
@@ -19,7 +20,7 @@ from sluice.outcome import Outcome, OutcomeKind
 from sluice.reasons import Reason
 from sluice.settings import Settings
 from sluice.snapshot import Run
-from sluice.wasm.engine import Engine
+from sluice.wasm.lending import Lending
 from sluice.workflow import Workflow, WorkflowKey
 
 log = logging.getLogger(__name__)
@@ -100,10 +101,10 @@ class Executions:
             line.arming = fired
             self._scheduler.offer(line)
 
-    def attach(self, workflow: Workflow, engine: Engine) -> None:
+    def attach(self, workflow: Workflow, engine: Lending, perform: Perform = command) -> None:
         """Run what comes from now on, and what waits, on ``engine``."""
         self.open(workflow)
-        self._lines[workflow.key].attach(engine)
+        self._lines[workflow.key].attach(engine, perform)
         self.awake(workflow.key)
 
     def awake(self, key: WorkflowKey) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from sluice.errors import WorkflowInvalid
 from sluice.reasons import Reason
 from sluice.spec import HttpAuth, JwtAuth, JwtKey, SecretKeyRef
+from sluice.triggers.signers import EvmAuth, Unsigned, signed
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
@@ -64,7 +65,7 @@ class Guard:
     ) -> None:
         """Raise WorkflowInvalid where a key is none; ``where`` is its place in the spec."""
         self._auth, self._secret = auth or HttpAuth(), secret or _nobodys
-        self._tokens = SignedTokens(self._auth.jwt, where) if self._auth.jwt else None
+        self._tokens = _tokens(self._auth, where)
 
     async def problem(self, shown: Shown) -> str:
         """Say for the log why who shows this may not come in; "" where he may.
@@ -74,7 +75,7 @@ class Guard:
         if self._auth.anonymous is not None:
             return ""
         if self._tokens:
-            return self._tokens.problem(shown.token)
+            return self._tokens.problem(shown)
         if self._knows(shown, await self._secret()):
             return ""
         if self._knows(shown, await self._secret(fresh=True)):  # it may have been changed
@@ -133,10 +134,11 @@ class SignedTokens:
             for i, key in enumerate(auth.keys)
         ]
 
-    def problem(self, token: str) -> str:
+    def problem(self, shown: Shown) -> str:
         """Say what is wrong with a token, and nothing of what is in it; "" where it is good."""
         import jwt
 
+        token = shown.token
         try:
             header = jwt.get_unverified_header(token.encode(errors="replace"))
         except jwt.PyJWTError:
@@ -160,6 +162,27 @@ class SignedTokens:
         except jwt.PyJWTError as e:
             return _PROBLEMS.get(type(e).__name__, "the token is no valid ES256 token")
         return ""
+
+
+class EvmTokens:
+    """Tokens over what is sent that one of the given addresses has signed."""
+
+    def __init__(self, auth: EvmAuth) -> None:
+        self._auth = auth
+
+    def problem(self, shown: Shown) -> str:
+        """Say what is wrong with a token; "" where it is good."""
+        try:
+            signed(shown.token, shown.signed, self._auth.addresses)
+        except Unsigned as e:
+            return str(e)
+        return ""
+
+
+def _tokens(auth: HttpAuth, where: str) -> SignedTokens | EvmTokens | None:
+    if isinstance(auth, EvmAuth):
+        return EvmTokens(auth)
+    return SignedTokens(auth.jwt, where) if auth.jwt else None
 
 
 _PROBLEMS = {

@@ -28,7 +28,7 @@ from wasmtime import _ffi as ffi
 from sluice.errors import ContentInvalid, SluiceError, WorkflowInvalid
 from sluice.reasons import Reason
 from sluice.wasm import abi, config, sandbox
-from sluice.wasm.abi import wasi
+from sluice.wasm.abi import linking
 from sluice.wasm.config import Tier
 from sluice.wasm.inflate import inflate
 
@@ -179,7 +179,7 @@ def _compile(wasm: mmap.mmap, output: BinaryIO, tier: Tier) -> Compiled:
     imports = [(i.module, i.name or "") for i in module.imports]
     exports = {e.name: e.type for e in module.exports}
     guest_abi = abi.detect(imports, exports)
-    _link(engine, module)
+    _link(engine, guest_abi, module)
     sha256, length = write_image(module, output)
     return Compiled(
         abi=guest_abi,
@@ -228,12 +228,10 @@ def _refusal(message: str, reason: Reason, what: str) -> WorkflowInvalid:
     return WorkflowInvalid(reason, f"{what}: {'; '.join(filter(None, lines))}")
 
 
-def _link(engine: wasmtime.Engine, module: wasmtime.Module) -> None:
+def _link(engine: wasmtime.Engine, guest_abi: str, module: wasmtime.Module) -> None:
     """Do here what the operator will do with the entry, so that it can only succeed there."""
-    linker = wasmtime.Linker(engine)
-    wasi.define(linker)
     try:
-        linker.instantiate_pre(module)
+        linking.hollow(engine, guest_abi, module).instantiate_pre(module)
     except wasmtime.WasmtimeError as e:
         what = "imports what this host has with another type"
         raise _refusal(str(e), Reason.UNKNOWN_IMPORT, what) from None

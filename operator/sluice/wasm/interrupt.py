@@ -8,6 +8,7 @@ import ctypes
 import math
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +16,8 @@ from wasmtime import _ffi as ffi
 
 from sluice.outcome import OutcomeKind
 from sluice.wasm import quick
+
+_WAIT_S_MAX = 86_400.0  # a lock's timeout overflows; who waits looks again
 
 
 class Why(NamedTuple):
@@ -31,6 +34,7 @@ class Cancel:
     def __init__(self) -> None:
         self.why: Why | None = None
         self._first = threading.Lock()
+        self._heard: Callable[[], object] = bool
         # Held until somebody cancels: a tenth of what a threading.Event costs, in every execution.
         self._asked = threading.Lock()
         self._asked.acquire()
@@ -41,6 +45,17 @@ class Cancel:
             if self.why is None:
                 self.why = Why(kind, message)
                 self._asked.release()
+                self._heard()
+
+    def tell(self, heard: Callable[[], object]) -> None:
+        """Have ``heard``, which neither blocks nor raises, called by whoever cancels first.
+
+        It is called at once where somebody has; a later one takes its place.
+        """
+        with self._first:
+            self._heard = heard
+            if self.why:
+                heard()
 
     def wait(self, seconds: float) -> None:
         """Block until somebody cancels, or for ``seconds``."""
@@ -88,6 +103,12 @@ class Leash:
         seconds = min(seconds, self._deadline - time.monotonic())
         if seconds > 0:
             self._cancel.wait(seconds)
+
+    def wait(self, bell: threading.Event) -> None:
+        """Block until ``bell`` rings, and a cancel rings it; or until the time is over."""
+        self._cancel.tell(bell.set)
+        bell.wait(min(max(0.0, self._deadline - time.monotonic()), _WAIT_S_MAX))
+        bell.clear()
 
     def fasten(self, store: Any) -> None:
         """Have the guest of a store, not yet run, asked at every tick."""

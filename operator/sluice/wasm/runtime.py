@@ -1,4 +1,4 @@
-"""What all guests of a process share: an Engine and a linker a tier, the ticker, the mappings."""
+"""What all guests of a process share: an Engine a tier, its linkers, the ticker, the mappings."""
 
 import contextlib
 import ctypes
@@ -17,7 +17,7 @@ from sluice.errors import EngineRefused
 from sluice.reasons import Reason
 from sluice.settings import Settings
 from sluice.wasm import config
-from sluice.wasm.abi import wasi
+from sluice.wasm.abi import env, linking
 from sluice.wasm.cache import Entry, ModuleCache, make_private
 from sluice.wasm.compilation import Compilation, Source
 from sluice.wasm.config import Tier
@@ -63,19 +63,19 @@ class Module:
         return self.entry.tier
 
 
-@dataclass(frozen=True, slots=True)
 class _World:
     """What one tier's modules are loaded and linked in."""
 
-    engine: wasmtime.Engine
-    linker: wasmtime.Linker
+    def __init__(self, tier: Tier) -> None:
+        self.engine = config.engine(tier)
+        self._linkers: dict[env.Form | None, wasmtime.Linker] = {}
 
-    @classmethod
-    def of(cls, tier: Tier) -> "_World":
-        engine = config.engine(tier)
-        linker = wasmtime.Linker(engine)
-        wasi.define(linker)
-        return cls(engine, linker)
+    def linker(self, form: env.Form | None) -> wasmtime.Linker:
+        """Return the linker of all modules of a form; one that few will have is not kept."""
+        if form in self._linkers:
+            return self._linkers[form]
+        made = linking.linker(self.engine, form)
+        return self._linkers.setdefault(form, made) if form is None or form.shared else made
 
 
 class Runtime:
@@ -114,7 +114,7 @@ class Runtime:
     def _world(self, tier: Tier) -> _World:
         with self._lock:
             if tier not in self._worlds:
-                self._worlds[tier] = _World.of(tier)
+                self._worlds[tier] = _World(tier)
                 # A new tuple: the ticker goes through the old one without a lock.
                 self._ticked = tuple(world.engine for world in self._worlds.values())
             return self._worlds[tier]
@@ -144,7 +144,8 @@ class Runtime:
         try:
             # Only deserialize_file maps; deserialize(bytes) peaks at three times the size.
             code = wasmtime.Module.deserialize_file(world.engine, path)
-            pre = world.linker.instantiate_pre(code)
+            linker = world.linker(linking.form(entry.record["abi"], code))
+            pre = linker.instantiate_pre(code)
             # What others allocated meanwhile is in it too: it is an estimate, for the next start.
             return Module(entry, pre, world.engine, max(0, _heap_bytes() - before))
         except wasmtime.WasmtimeError as e:

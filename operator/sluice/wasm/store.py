@@ -16,6 +16,7 @@ from wasmtime import _ffi as ffi
 from sluice.wasm import quick
 from sluice.wasm.interrupt import NO_FINALIZER, Leash
 
+_TABLE_ELEMENTS_MAX, _INSTANCES_MAX, _TABLES_MAX, _MEMORIES_MAX = 200_000, 1, 4, 1
 End = wasmtime.Trap | wasmtime.WasmtimeError
 _TrapPointer = ctypes.POINTER(ffi.wasm_trap_t)
 _Texts = ctypes.POINTER(ctypes.POINTER(ctypes.c_char))
@@ -65,10 +66,16 @@ class Store:
     ) -> None:
         ffi.wasmtime_store_delete(self._store)
 
-    def limit(
-        self, *, memory: int, table_elements: int, instances: int, tables: int, memories: int
-    ) -> None:
-        quick.store_limiter(self._store, memory, table_elements, instances, tables, memories)
+    def limit(self, memory_bytes: int) -> None:
+        """Bound what the guest may have; of all but its memory there is one bound for all."""
+        quick.store_limiter(
+            self._store,
+            memory_bytes,
+            _TABLE_ELEMENTS_MAX,
+            _INSTANCES_MAX,
+            _TABLES_MAX,
+            _MEMORIES_MAX,
+        )
 
     def tell(self, told: Told) -> None:
         if error := quick.context_set_wasi(self._context, told.config()):

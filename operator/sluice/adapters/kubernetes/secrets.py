@@ -56,6 +56,15 @@ class Secrets:
             return kept.answer
         raise kept.answer.with_traceback(None)
 
+    async def read(self, namespace: str, ref: SecretKeyRef) -> bytes:
+        """Return the bytes of one key as they are now, be it none, and keep them not.
+
+        Raises:
+            SourceUnavailable: as ``secret``, but for an empty value.
+
+        """
+        return await self._bytes(namespace, ref.name, ref.key)
+
     async def _read(self, key: _Key) -> _Kept:
         """Read once, however many wait for it; one that goes does not end it for the others."""
         reading = self._reads.get(key)
@@ -66,7 +75,7 @@ class Secrets:
 
     async def _answer(self, key: _Key) -> _Kept:
         try:
-            answer: bytes | SourceUnavailable = await self._bytes(*key)
+            answer: bytes | SourceUnavailable = _refusing_empty(await self._bytes(*key), key)
         except SourceUnavailable as e:
             answer = e
         now = asyncio.get_running_loop().time()
@@ -87,9 +96,14 @@ class Secrets:
             value = base64.b64decode((body.get("data") or {})[key], validate=True)
         except (KeyError, binascii.Error):
             raise _not_found(f"Secret {name} has no key {key}; add it") from None
-        if not value.strip():
-            raise _not_found(f"key {key} of Secret {name} is empty, and would let anybody in")
         return value
+
+
+def _refusing_empty(value: bytes, key: _Key) -> bytes:
+    """Refuse an empty value as a credential."""
+    if not value.strip():
+        raise _not_found(f"key {key[2]} of Secret {key[1]} is empty, and would let anybody in")
+    return value
 
 
 def _unread(name: str, error: ApiError) -> SourceUnavailable:

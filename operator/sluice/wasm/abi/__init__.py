@@ -6,10 +6,12 @@ import wasmtime
 
 from sluice.errors import WorkflowInvalid
 from sluice.reasons import Reason
+from sluice.wasm.abi import env
 
+WASI, CRE = "wasi", "cre"
 WASI_MODULE = "wasi_snapshot_preview1"
-# A CRE guest is known by this import; see its interface's version markers.
-_CRE_MARKERS = ("send_response", "call_capability")
+# By which the first CRE guests are known, which have no marker: graphs, for another engine.
+_LEGACY_CRE = {"sendResponse", "send_response", "call_capability"}
 _NEEDED_EXPORTS = {
     "_start": "build it as a program with a main function, not as a library or reactor",
     "memory": "export its linear memory under the name memory",
@@ -39,18 +41,7 @@ def detect(imports: Sequence[tuple[str, str]], exports: Mapping[str, object]) ->
         WorkflowInvalid: AbiUnsupported, UnknownImport or MissingExport.
 
     """
-    if any(module == "env" and name in _CRE_MARKERS for module, name in imports):
-        raise WorkflowInvalid(
-            Reason.ABI_UNSUPPORTED,
-            "is a CRE workflow (it imports from env); this version runs WASI programs",
-        )
-    for module, name in imports:
-        if module != WASI_MODULE or name not in _WASI_FUNCTIONS:
-            raise WorkflowInvalid(
-                Reason.UNKNOWN_IMPORT,
-                f"imports {module}.{name}, which this host does not have; build it for "
-                f"wasm32-wasip1, so that it imports from {WASI_MODULE} alone",
-            )
+    abi = _interface(imports)
     for needed, hint in _NEEDED_EXPORTS.items():
         if needed not in exports:
             raise WorkflowInvalid(Reason.MISSING_EXPORT, f"does not export {needed}; {hint}")
@@ -66,4 +57,35 @@ def detect(imports: Sequence[tuple[str, str]], exports: Mapping[str, object]) ->
             Reason.MISSING_EXPORT,
             "exports a memory that is no linear memory; " + _NEEDED_EXPORTS["memory"],
         )
-    return "wasi"
+    return abi
+
+
+def _interface(imports: Sequence[tuple[str, str]]) -> str:
+    mine = {name for module, name in imports if module == env.MODULE}
+    speaks_cre = any(map(env.is_marker, mine))
+    if not speaks_cre and (legacy := mine & _LEGACY_CRE):
+        raise WorkflowInvalid(
+            Reason.ABI_UNSUPPORTED,
+            f"imports {env.MODULE}.{min(legacy)} and no {env.MODULE}.version_v2…: it is a legacy "
+            "DAG workflow of CRE; build it with an SDK of today",
+        )
+    for module, name in imports:
+        if speaks_cre and module == env.MODULE and (name in env.FUNCTIONS or env.is_marker(name)):
+            continue
+        if module != WASI_MODULE or name not in _WASI_FUNCTIONS:
+            raise _unknown(module, name, speaks_cre)
+    return CRE if speaks_cre else WASI
+
+
+def _unknown(module: str, name: str, speaks_cre: bool) -> WorkflowInvalid:
+    said = f"imports {module}.{name}, which this host does not have; "
+    if speaks_cre:
+        return WorkflowInvalid(
+            Reason.UNKNOWN_IMPORT,
+            f"{said}a CRE workflow may import {', '.join(env.FUNCTIONS)} from {env.MODULE}, and "
+            f"{WASI_MODULE}",
+        )
+    return WorkflowInvalid(
+        Reason.UNKNOWN_IMPORT,
+        f"{said}build it for wasm32-wasip1, so that it imports from {WASI_MODULE} alone",
+    )

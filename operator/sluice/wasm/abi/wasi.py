@@ -27,14 +27,15 @@ from wasmtime import _ffi as ffi
 
 from sluice.wasm import quick
 from sluice.wasm.abi import WASI_MODULE
+from sluice.wasm.abi.env import Signature
 from sluice.wasm.interrupt import NO_FINALIZER, Leash
 
-_SUCCESS, _BADF, _FAULT, _FBIG, _INVAL, _NOTSUP = 0, 8, 21, 22, 28, 58  # wasi/api.h, errno
+SUCCESS, BADF, FAULT, _FBIG, INVAL, NOTSUP = 0, 8, 21, 22, 28, 58  # wasi/api.h, errno
 _IOVECS_MAX = 1024
-_SUBSCRIPTIONS_MAX = 128
-_SUBSCRIPTION, _EVENT = 48, 32  # bytes of the two structures
-_CLOCK, _FD_READ, _FD_WRITE = 0, 1, 2
-_STREAMS_OF = {_FD_READ: {0}, _FD_WRITE: {1, 2}}
+SUBSCRIPTIONS_MAX = 128
+SUBSCRIPTION = 48  # bytes of the structure; an event has 32
+CLOCK, FD_READ, FD_WRITE = 0, 1, 2
+_STREAMS_OF = {FD_READ: {0}, FD_WRITE: {1, 2}}
 _REALTIME = 0
 # Whoever lets go of the interpreter and takes it back at once has it for 5 ms before anybody else
 # gets it (sys.getswitchinterval). A guest that does nothing but call us would stand in everybody's
@@ -96,7 +97,7 @@ class current:  # noqa: N801 - read as a statement, `with current(streams):`
         del _current.streams
 
 
-class _Guest:
+class Guest:
     """The guest that calls: its streams, and its memory, bounds-checked (IndexError outside)."""
 
     def __init__(self, caller: Any, streams: Streams) -> None:
@@ -106,7 +107,7 @@ class _Guest:
             streams.memory = _memory(caller)
         # Asked each time: a memory that grows may move.
         self._base = quick.memory_data(self._context, streams.memory) or 0
-        self._size = quick.memory_data_size(self._context, streams.memory)
+        self.memory_bytes: int = quick.memory_data_size(self._context, streams.memory)
 
     def read(self, at: int, size: int) -> bytes:
         return ctypes.string_at(self._base + self._checked(at, size), size)
@@ -118,7 +119,7 @@ class _Guest:
         _end(self._context, self.streams)
 
     def _checked(self, at: int, size: int) -> int:
-        if at + size > self._size:
+        if at + size > self.memory_bytes:
             raise IndexError
         return at
 
@@ -140,23 +141,37 @@ def define(linker: wasmtime.Linker) -> None:
     """Give a linker the whole of preview 1 with our four functions in front."""
     linker.allow_shadowing = True
     linker.define_wasi()
-    i32 = wasmtime.ValType.i32
-    for name, (params, callback) in _CALLBACKS.items():
-        kind = wasmtime.FuncType([i32()] * params, [i32()] if params > 1 else [])
-        error = ffi.wasmtime_linker_define_func_unchecked(
-            linker.ptr(), WASI_MODULE.encode(), len(WASI_MODULE), name.encode(), len(name),
-            kind.ptr(), callback, None, NO_FINALIZER,
-        )  # fmt: skip
-        assert not error, f"{name} could not be defined"
+    for name, (signature, native) in _CALLBACKS.items():
+        define_function(linker, WASI_MODULE, name, signature, native)
 
 
-def _callback(function: Callable[..., int | None], params: int) -> Any:
-    """Make native code of ``function``, which is given unsigned numbers.
+def define_function(
+    linker: wasmtime.Linker, module: str, name: str, signature: Signature, native: Any
+) -> None:
+    """Give a linker one function of the host; it has to outlive what is linked with it."""
+    kind = wasmtime.FuncType(_types(signature.params), _types(signature.result))
+    error = ffi.wasmtime_linker_define_func_unchecked(
+        linker.ptr(), module.encode(), len(module.encode()), name.encode(), len(name.encode()),
+        kind.ptr(), native, None, NO_FINALIZER,
+    )  # fmt: skip
+    assert not error, f"{name} could not be defined"
+
+
+def _types(letters: str) -> list[wasmtime.ValType]:
+    of = {"I": wasmtime.ValType.i32, "i": wasmtime.ValType.i32, "q": wasmtime.ValType.i64}
+    return [of[letter]() for letter in letters]
+
+
+def callback(function: Callable[..., int | None], signature: Signature) -> Any:
+    """Make native code of ``function``, which is given the numbers that its signature says.
 
     It takes the place of the binding's trampoline, in which a call spends 35 us of 45 on finding
     out and converting what is the same each time (docs/speed.md).
     """
-    unpack = struct.Struct("<" + "I12x" * params).unpack  # values lie 16 bytes apart
+    params = signature.params
+    # Values lie 16 bytes apart.
+    layout = struct.Struct("<" + "".join("q8x" if p == "q" else f"{p}12x" for p in params))
+    unpack, size, wide = layout.unpack, layout.size, signature.result == "q"
 
     def called(_data: object, caller: Any, values: Any, _count: int) -> int:
         streams: Streams = _current.streams
@@ -164,27 +179,31 @@ def _callback(function: Callable[..., int | None], params: int) -> Any:
         try:
             if not streams.calls % _CALLS_UNTIL_REST:
                 time.sleep(_REST_S)
-            arguments = unpack(ctypes.string_at(values, 16 * params))
-            answer = function(_Guest(caller, streams), *arguments)
+            arguments = unpack(ctypes.string_at(values, size))
+            answer = function(Guest(caller, streams), *arguments)
         except IndexError:
-            answer = _FAULT
+            answer = FAULT
         except BaseException as e:  # noqa: BLE001 - not one may leave; see the module's docstring
-            answer, streams.host_error = _NOTSUP, e
+            answer, streams.host_error = NOTSUP, e
             _end(quick.caller_context(caller), streams)
-        if answer is not None:
+        if answer is None or not signature.result:
+            return 0  # no trap
+        if wide:
+            values.contents.i64 = answer
+        else:
             values.contents.i32 = answer
-        return 0  # no trap
+        return 0
 
     return ffi.wasmtime_func_unchecked_callback_t(called)
 
 
-def _proc_exit(guest: _Guest, code: int) -> None:
+def _proc_exit(guest: Guest, code: int) -> None:
     # The code is a signed number to all who look at it.
     guest.streams.exit_code = code - (1 << 32) if code >> 31 else code
     guest.end()  # compilers put an `unreachable` behind it, so most never get that far
 
 
-def _iovecs(guest: _Guest, at: int, count: int) -> list[tuple[int, int]]:
+def iovecs(guest: Guest, at: int, count: int) -> list[tuple[int, int]]:
     if count > _IOVECS_MAX:
         raise IndexError
     flat = struct.unpack(f"<{2 * count}I", guest.read(at, 8 * count))
@@ -193,39 +212,39 @@ def _iovecs(guest: _Guest, at: int, count: int) -> list[tuple[int, int]]:
     return list(zip(flat[::2], flat[1::2], strict=True))
 
 
-def _fd_read(guest: _Guest, fd: int, iovs: int, count: int, nread: int) -> int:
+def _fd_read(guest: Guest, fd: int, iovs: int, count: int, nread: int) -> int:
     if fd != 0:
-        return _BADF  # nothing else is open: no directory is given to a guest
+        return BADF  # nothing else is open: no directory is given to a guest
     total = 0
-    for at, size in _iovecs(guest, iovs, count):
+    for at, size in iovecs(guest, iovs, count):
         data = guest.streams.read(size)
         guest.write(at, data)
         total += len(data)
         if len(data) < size:
             break
     guest.write(nread, struct.pack("<I", total))
-    return _SUCCESS
+    return SUCCESS
 
 
-def _fd_write(guest: _Guest, fd: int, iovs: int, count: int, written: int) -> int:
+def fd_write(guest: Guest, fd: int, iovs: int, count: int, written: int) -> int:
     if fd not in {1, 2}:
-        return _BADF
-    streams, iovecs = guest.streams, _iovecs(guest, iovs, count)
-    total = sum(size for _, size in iovecs)
+        return BADF
+    streams, vectors = guest.streams, iovecs(guest, iovs, count)
+    total = sum(size for _, size in vectors)
     if fd == 2:
-        streams.write_log(_tail(guest, iovecs, streams.log_bytes_max))
+        streams.write_log(_tail(guest, vectors, streams.log_bytes_max))
     elif len(streams.stdout) + total > streams.response_bytes_max:
         streams.overflowed = True
         guest.end()
         return _FBIG
     else:
-        for at, size in iovecs:
+        for at, size in vectors:
             streams.stdout += guest.read(at, size)
     guest.write(written, struct.pack("<I", total))
-    return _SUCCESS
+    return SUCCESS
 
 
-def _tail(guest: _Guest, iovecs: list[tuple[int, int]], bytes_max: int) -> bytes:
+def _tail(guest: Guest, iovecs: list[tuple[int, int]], bytes_max: int) -> bytes:
     """Return the last ``bytes_max`` bytes of what the vectors name, and copy no others."""
     pieces: list[bytes] = []
     for at, size in reversed(iovecs):
@@ -235,20 +254,20 @@ def _tail(guest: _Guest, iovecs: list[tuple[int, int]], bytes_max: int) -> bytes
     return b"".join(reversed(pieces))
 
 
-def _poll_oneoff(guest: _Guest, subscribed: int, out: int, count: int, nevents: int) -> int:
-    if not 0 < count <= _SUBSCRIPTIONS_MAX:
-        return _INVAL
-    raw = guest.read(subscribed, _SUBSCRIPTION * count)
-    subscriptions = [raw[i : i + _SUBSCRIPTION] for i in range(0, len(raw), _SUBSCRIPTION)]
+def _poll_oneoff(guest: Guest, subscribed: int, out: int, count: int, nevents: int) -> int:
+    if not 0 < count <= SUBSCRIPTIONS_MAX:
+        return INVAL
+    raw = guest.read(subscribed, SUBSCRIPTION * count)
+    subscriptions = [raw[i : i + SUBSCRIPTION] for i in range(0, len(raw), SUBSCRIPTION)]
     # Streams are always ready; only a wait for clocks alone is a wait.
-    ready = [_event(s) for s in subscriptions if s[8] != _CLOCK]
+    ready = [_event(s) for s in subscriptions if s[8] != CLOCK]
     if not ready:
         ready = _sleep(subscriptions, guest.streams.leash)
         if guest.streams.leash.over():
             guest.end()
     guest.write(out, b"".join(ready))
     guest.write(nevents, struct.pack("<I", len(ready)))
-    return _SUCCESS
+    return SUCCESS
 
 
 def _sleep(subscriptions: list[bytes], leash: Leash) -> list[bytes]:
@@ -271,17 +290,18 @@ def _clock_wait_s(subscription: bytes) -> float:
 
 def _event(subscription: bytes) -> bytes:
     kind, fd = subscription[8], struct.unpack_from("<I", subscription, 16)[0]
-    if kind not in {_CLOCK, _FD_READ, _FD_WRITE}:
-        error = _NOTSUP
+    if kind not in {CLOCK, FD_READ, FD_WRITE}:
+        error = NOTSUP
     else:
-        error = _SUCCESS if kind == _CLOCK or fd in _STREAMS_OF[kind] else _BADF
+        error = SUCCESS if kind == CLOCK or fd in _STREAMS_OF[kind] else BADF
     return subscription[:8] + struct.pack("<HB5xQH6x", error, kind, 1, 0)
 
 
+_FOUR = Signature("IIII", "i")
 # Made once: native code has to outlive every linker that it is in.
 _CALLBACKS = {
-    "fd_read": (4, _callback(_fd_read, 4)),
-    "fd_write": (4, _callback(_fd_write, 4)),
-    "poll_oneoff": (4, _callback(_poll_oneoff, 4)),
-    "proc_exit": (1, _callback(_proc_exit, 1)),
+    "fd_read": (_FOUR, callback(_fd_read, _FOUR)),
+    "fd_write": (_FOUR, callback(fd_write, _FOUR)),
+    "poll_oneoff": (_FOUR, callback(_poll_oneoff, _FOUR)),
+    "proc_exit": (Signature("I"), callback(_proc_exit, Signature("I"))),
 }

@@ -1,0 +1,1 @@
+"""The messages, written by us from CRE's field numbers; ``make proto`` writes the Python."""

@@ -1,0 +1,3 @@
+module cre
+
+go 1.24
