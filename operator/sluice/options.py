@@ -13,7 +13,6 @@ from sluice.errors import WorkflowInvalid
 from sluice.reasons import Reason
 from sluice.settings import SettingRow, Settings, table
 
-_MAY_BE_NONE = {"workers_spare"}
 _F = TypeVar("_F", bound=Callable[..., Any])
 _INPUT_BYTES_MAX = 1 << 20  # the cluster itself takes no object with more
 _THREADS_MAX = 256
@@ -113,8 +112,7 @@ def settings(values: dict[str, Any]) -> Settings:
         value = values[row.name]
         if isinstance(value, Path | str):
             continue
-        means_something = value == 0 and (row.default == 0 or row.name in _MAY_BE_NONE)
-        if not means_something and not 0 < value < math.inf:
+        if not (value == 0 and row.may_be_0) and not 0 < value < math.inf:
             raise click.UsageError(f"{row.flag} must be more than 0, and a number")
         if value > row.most:
             raise click.UsageError(f"{row.flag} must be at most {row.most:,.0f}")

@@ -13,8 +13,12 @@ from typing import Any
 MIB = 1 << 20
 
 
-def _setting(default: Any, unit: str, purpose: str, most: float = math.inf) -> Any:
-    metadata = {"unit": unit, "purpose": purpose, "most": most}
+def _setting(
+    default: Any, unit: str, purpose: str, most: float = math.inf, *, none: bool = False
+) -> Any:
+    # A default of 0 stands for something; of the others, only what says so may be none at all.
+    may_be_0 = none or default == 0
+    metadata = {"unit": unit, "purpose": purpose, "most": most, "may_be_0": may_be_0}
     if callable(default):
         return field(default_factory=default, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -84,7 +88,10 @@ class Settings:
     )
     workers: int = _setting(_workers, "threads", "executions of one workflow at the same time")
     workers_spare: int = _setting(
-        1, "threads", "beyond workers for a namespace's other workflows, and again for others'"
+        1,
+        "threads",
+        "beyond workers for a namespace's other workflows, and again for others'",
+        none=True,
     )
     log_lines_max: int = _setting(
         1000, "lines", "of an execution's log that are kept, the last ones of its limits.log"
@@ -302,6 +309,7 @@ class SettingRow:
     unit: str
     purpose: str
     most: float
+    may_be_0: bool
 
     @property
     def choices(self) -> list[str]:
@@ -327,6 +335,7 @@ def table() -> list[SettingRow]:
             f.metadata["unit"],
             f.metadata["purpose"],
             f.metadata["most"],
+            f.metadata["may_be_0"],
         )
         for f in fields(Settings)
     ]
